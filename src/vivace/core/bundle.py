@@ -1,0 +1,223 @@
+"""A bundle: a folder with a model's stages, described by one `manifest.json`. Immutable once written.
+
+Every write goes to a temporary sibling folder that is renamed when complete, so that a bundle is there whole
+or not at all. The SHA-256 of every file is in the manifest and checked when the bundle is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vivace.core.errors import BundleError
+from vivace.core.stage import Stage, TensorSpec
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+EVIDENCE = "evidence"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of a bundle's history: the pass that made it from its parent."""
+
+    name: str
+    version: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    parent: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    `voices` are the speaker names in the order of their ids; empty for a single-speaker model.
+    `defaults` are the family's own (noise scales, language, ...). `digest` names the model: equal digests
+    mean equal files and equal meaning, whatever the name, history or evidence.
+    """
+
+    path: Path
+    name: str
+    family: str
+    sample_rate: int
+    stages: tuple[Stage, ...]
+    voices: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Step, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, str] = field(default_factory=dict)
+    digest: str = ""
+
+    def stage(self, name: str) -> Stage:
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise BundleError(f"{self.path} has no stage {name!r}; it has {', '.join(s.name for s in self.stages)}")
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def size(self) -> int:
+        """Bytes of the stage files: what has to be shipped."""
+        return sum(self.file(stage.file).stat().st_size for stage in self.stages)
+
+    def derive(
+        self,
+        out: Path,
+        step: Step | None,
+        change: Callable[[Path], None] = lambda folder: None,
+        *,
+        overwrite: bool = False,
+        **changes: Any,
+    ) -> Bundle:
+        """Writes a new bundle at `out`: a copy of this one's files, altered by `change(folder)`.
+
+        `changes` replace fields (stages, defaults, ...). The parent's evidence is not copied: it spoke of the parent.
+        """
+        history = self.history if step is None else (*self.history, replace(step, parent=self.digest))
+        child = replace(self, history=history, evidence={}, **changes)
+
+        def fill(folder: Path) -> None:
+            for name in self.files:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.file(name), folder / name)
+            change(folder)
+
+        return write_bundle(out, child, fill, overwrite=overwrite)
+
+
+def write_bundle(out: Path, bundle: Bundle, fill: Callable[[Path], None], *, overwrite: bool = False) -> Bundle:
+    """Writes `bundle` at `out`; `fill(folder)` puts the files there (those under `evidence/` are kept apart).
+
+    Raises BundleError if `out` exists (unless `overwrite`) or cannot be written.
+    """
+    with atomic_folder(out, overwrite=overwrite) as folder:
+        fill(folder)
+        found = {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+        evidence = {name: sha for name, sha in found.items() if name.startswith(EVIDENCE + "/")}
+        files = {name: sha for name, sha in found.items() if name not in evidence}
+        missing = [stage.file for stage in bundle.stages if stage.file not in files]
+        if missing:
+            raise BundleError(f"{out}: the file {missing[0]} of a stage was not written")
+        bundle = replace(bundle, path=out, files=files, evidence=evidence, digest="")
+        bundle = replace(bundle, digest=_digest(bundle))
+        (folder / MANIFEST).write_text(json.dumps(_to_json(bundle), indent=1) + "\n", encoding="utf-8")
+    return bundle
+
+
+def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
+    """Reads a bundle and, unless `verify` is off, checks the digest of every file.
+
+    Raises BundleError for a folder that is no bundle, a newer schema, or a file that was changed.
+    """
+    path = Path(path)
+    try:
+        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path} is no bundle (it has no {MANIFEST}); make one with: vivace import MODEL") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path / MANIFEST} cannot be read ({error}); import the model again") from None
+    try:
+        if data["schema"] != SCHEMA:
+            raise BundleError(f"{path} has schema {data['schema']}, this Vivace reads {SCHEMA}: update Vivace")
+        bundle = _from_json(path, data)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BundleError(f"{path / MANIFEST} is damaged ({error!r}); import the model again") from None
+    if verify:
+        _check(bundle)
+    return bundle
+
+
+@contextmanager
+def atomic_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary sibling of `out`, renamed to `out` at the end, removed on any exception (Ctrl-C too)."""
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out} exists; choose another name or pass --force")
+    if out.exists() and not out.is_dir():
+        raise BundleError(f"{out} is a file; choose another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise BundleError(f"cannot write to {out.parent}: {error.strerror}") from None
+    try:
+        yield folder
+        folder.chmod(0o755)  # mkdtemp makes it private; a bundle is an ordinary folder
+        if out.exists():
+            old = folder.with_name(folder.name + ".old")
+            out.rename(old)
+            folder.rename(out)
+            shutil.rmtree(old)
+        else:
+            folder.rename(out)
+    except OSError as error:
+        raise BundleError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def atomic_file(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all. Raises BundleError if it cannot be written."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise BundleError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check(bundle: Bundle) -> None:
+    for name, sha in {**bundle.files, **bundle.evidence}.items():
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise BundleError(f"{bundle.path} names a file outside itself ({name}); do not use it")
+        file = bundle.file(name)
+        if not file.is_file():
+            raise BundleError(f"{bundle.path} lacks its file {name}; copy it again or import the model again")
+        if _sha256(file) != sha:
+            raise BundleError(f"{file} was changed (its SHA-256 differs from the manifest's); import the model again")
+    if _digest(bundle) != bundle.digest:
+        raise BundleError(f"{bundle.path / MANIFEST} was changed (its digest differs); import the model again")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(bundle: Bundle) -> str:
+    meaning = _to_json(bundle)
+    for key in ("digest", "name", "history", "evidence"):
+        del meaning[key]
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+def _to_json(bundle: Bundle) -> dict[str, Any]:
+    data = asdict(bundle)
+    del data["path"]
+    return {"schema": SCHEMA, **data}
+
+
+def _from_json(path: Path, data: dict[str, Any]) -> Bundle:
+    def spec(tensors: dict[str, Any]) -> dict[str, TensorSpec]:
+        return {name: TensorSpec(t["dtype"], tuple(t["shape"])) for name, t in tensors.items()}
+
+    stages = tuple(Stage(**{**s, "inputs": spec(s["inputs"]), "outputs": spec(s["outputs"])}) for s in data["stages"])
+    history = tuple(Step(**step) for step in data["history"])
+    fields = {k: v for k, v in data.items() if k not in ("schema", "stages", "history", "voices")}
+    return Bundle(path=path, stages=stages, history=history, voices=tuple(data["voices"]), **fields)

@@ -1,0 +1,63 @@
+"""What this machine is: the facts that a figure is worth nothing without."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("vivace", "numpy", "onnx", "onnxruntime", "openvino", "torch", "piper-tts", "sherpa-onnx")
+CPU_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "i8mm",
+    "bf16",
+)
+
+
+def cores() -> int:
+    """Cores that this process may use (an affinity mask counts, hyper-threads count)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def describe() -> dict[str, Any]:
+    """CPU, its relevant instruction sets, cores, memory in GB, system, Python and package versions."""
+    info = _read("/proc/cpuinfo")
+    model = re.search(r"^model name\s*:\s*(.+)$", info, re.M)
+    features = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.M)
+    flags = set(features[1].split()) if features else set()
+    memory = re.search(r"^MemTotal:\s*(\d+)", _read("/proc/meminfo"), re.M)
+    return {
+        "cpu": model[1] if model else platform.processor() or platform.machine(),
+        "flags": [flag for flag in CPU_FLAGS if flag in flags],
+        "cores": cores(),
+        "memory_gb": round(int(memory[1]) / 2**20, 1) if memory else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:  # not Linux: the facts it holds are left out
+        return ""
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

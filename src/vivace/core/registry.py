@@ -1,0 +1,55 @@
+"""Finds families, text front ends, runtimes, passes and metrics by name.
+
+File name = registered name. Built-ins are the modules of `vivace.<kind>` whose names do not start with an
+underscore; third parties register modules under the entry-point group `vivace.<kind>`.
+Nothing is imported until it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from vivace.core.errors import UsageError
+
+KINDS = ("families", "text", "runtimes", "passes", "metrics")
+
+
+def names(kind: str) -> list[str]:
+    """All registered names of a kind (one of `KINDS`), sorted."""
+    return sorted({*_builtin(kind), *_third_party(kind)})
+
+
+@cache
+def load(kind: str, name: str) -> Any:
+    """The module registered as `name`.
+
+    Raises UsageError for a name that is not registered, with the nearest one that is.
+    """
+    if name in _builtin(kind):
+        return importlib.import_module(f"vivace.{kind}.{name}")
+    if name in _third_party(kind):
+        return _third_party(kind)[name].load()
+    known = names(kind)
+    near = get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    raise UsageError(f"unknown {_singular(kind)} {name!r}; {hint}")
+
+
+@cache
+def _builtin(kind: str) -> frozenset[str]:
+    package = importlib.import_module(f"vivace.{kind}")
+    return frozenset(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+@cache
+def _third_party(kind: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"vivace.{kind}")}
+
+
+def _singular(kind: str) -> str:
+    return {"families": "family", "passes": "pass", "text": "text front end"}.get(kind, kind.rstrip("s"))

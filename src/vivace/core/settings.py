@@ -1,0 +1,85 @@
+"""Typed, frozen settings: one source for defaults, command-line flags, recipe keys, help and history.
+
+A settings class is a frozen dataclass whose fields are str, int, float, bool or tuple[str, ...], each with
+`metadata={"help": ..., "choices": ...}`. An unknown key or an impossible value is a UsageError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from vivace.core.errors import UsageError
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One setting as people see it."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with its help; the only way settings are declared."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def describe(settings: type[Any]) -> list[Option]:
+    """The options of a settings class, in the order they were declared."""
+    types = typing.get_type_hints(settings)
+    return [
+        Option(f.name, _name(types[f.name]), f.default, f.metadata.get("help", ""), f.metadata.get("choices", ()))
+        for f in dataclasses.fields(settings)
+    ]
+
+
+def parse(settings: type[T], values: Mapping[str, Any], owner: str) -> T:
+    """Settings from plain values (TOML, JSON or `key=value` text); `owner` names the pass in error messages."""
+    types = typing.get_type_hints(settings)
+    known = {f.name: f for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    parsed = {}
+    for key, value in values.items():
+        if key not in known:
+            near = get_close_matches(key, list(known), 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+            raise UsageError(f"{owner}: unknown setting {key!r}; {hint}")
+        parsed[key] = _convert(value, types[key], f"{owner}: setting {key!r}")
+        choices = known[key].metadata.get("choices", ())
+        wrong = [v for v in _as_tuple(parsed[key]) if choices and v not in choices]
+        if wrong:
+            raise UsageError(f"{owner}: setting {key!r} is {wrong[0]!r}; choose from {', '.join(choices)}")
+    return settings(**parsed)
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    try:
+        if typing.get_origin(kind) is tuple:
+            items = value.split(",") if isinstance(value, str) else value
+            return tuple(str(item).strip() for item in items if str(item).strip())
+        if kind is bool:
+            if isinstance(value, bool):
+                return value
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
+        if kind in (int, float) and isinstance(value, bool):
+            raise ValueError
+        return kind(value)
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{where} is {value!r}; it must be {_name(kind)}") from None
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _name(kind: Any) -> str:
+    names = {str: "text", int: "int", float: "float", bool: "bool"}
+    return "a list" if typing.get_origin(kind) is tuple else names[kind]

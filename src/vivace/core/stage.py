@@ -1,0 +1,66 @@
+"""A stage: one graph of a model, with the tensors that go in and out, and the session contract that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Tensors = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Element type (NumPy name) and shape; a named dimension is dynamic."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One graph of a bundle.
+
+    `loop` is "once" (one run for an utterance) or "frame" (one run for each output frame).
+    `precision` is a label for people ("fp32", "int8", "mixed int8", "fp16 weights").
+    `frame_rate` is that of the stage's main output in Hz, 0 where frames mean nothing.
+    """
+
+    name: str
+    file: str
+    runtime: str = "onnxruntime"
+    precision: str = "fp32"
+    loop: str = "once"
+    inputs: Mapping[str, TensorSpec] = field(default_factory=dict)
+    outputs: Mapping[str, TensorSpec] = field(default_factory=dict)
+    frame_rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How a runtime may use this machine. `threads` 0 means: one for each core that the process may use."""
+
+    threads: int = 0
+    spin: bool = False
+    trace: str = ""  # a folder for the runtime's own per-operator trace; empty: none
+
+
+class Session(Protocol):
+    """A loaded stage."""
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        """All outputs by name, from all inputs by name."""
+        ...
+
+    def close(self) -> None:
+        """Gives memory back; closes the trace, if one is written."""
+        ...
+
+
+def seeded(seed: int, *path: int) -> np.random.Generator:
+    """The generator of one request's noise: the same numbers whatever is computed beside it."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *path])))

@@ -1,0 +1,1 @@
+"""One road for every voice: add, step, events."""

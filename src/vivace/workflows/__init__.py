@@ -1,0 +1,1 @@
+"""Bundle in, bundle or report out."""
