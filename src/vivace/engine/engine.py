@@ -1,0 +1,187 @@
+"""The one road of every voice: `add` requests, loop over `step`, read events.
+
+Speech for a file, an evaluation, a benchmark or a server all go through here, so that what is measured is what
+is served. Not thread-safe: one thread owns an engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from vivace.core import registry
+from vivace.core.audio import Audio, join
+from vivace.core.bundle import Bundle
+from vivace.core.contracts import Model
+from vivace.core.errors import ModelError, TextError, UsageError, VivaceError
+from vivace.core.speech import Event, Reason, Request, Row
+from vivace.core.stage import RuntimeOptions, Session, Stage
+from vivace.engine.scheduler import Scheduler
+from vivace.engine.sequence import Sequence
+
+Wrap = Callable[[Stage, Session], Session]
+
+
+class Engine:
+    """A loaded bundle that speaks.
+
+    `max_batch` rows move together; `wrap` may put something between the family and each stage's session
+    (a recorder, a stopwatch). Raises ModelError if a stage cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: RuntimeOptions | None = None,
+        *,
+        max_batch: int = 1,
+        wrap: Wrap = lambda stage, session: session,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if max_batch < 1:
+            raise UsageError(f"max_batch is {max_batch}; it must be at least 1")
+        self.bundle = bundle
+        self._clock = clock
+        self._sessions: dict[str, Session] = {}
+        try:
+            for stage in bundle.stages:
+                runtime = registry.load("runtimes", stage.runtime)
+                session = runtime.open(stage, bundle.file(stage.file), options or RuntimeOptions())
+                self._sessions[stage.name] = wrap(stage, session)
+            self._model: Model = registry.load("families", bundle.family).open(bundle, self._sessions)
+        except BaseException:
+            self.close()
+            raise
+        self._scheduler = Scheduler(max_batch)
+        self._live: dict[str, Sequence] = {}
+        self._cancelled: list[Sequence] = []
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for session in self._sessions.values():
+            session.close()
+        self._sessions = {}
+
+    @property
+    def idle(self) -> bool:
+        return not self._live and not self._cancelled
+
+    def add(self, request: Request) -> None:
+        """Queues a request. Raises UsageError if its id is in use."""
+        if request.id in self._live:
+            raise UsageError(f"request id {request.id!r} is in use")
+        sequence = Sequence(request, times={"queued": self._clock()})
+        self._live[request.id] = sequence
+        self._scheduler.add(sequence)
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a request; its last event comes with the next step. Unknown ids (finished ones) are no error."""
+        sequence = self._live.pop(request_id, None)
+        if sequence is not None:
+            self._scheduler.remove(sequence)
+            self._cancelled.append(sequence)
+
+    def step(self) -> list[Event]:
+        """Moves some requests forward by one step each. A fault ends the request that has it, never its neighbours."""
+        events = [self._end(sequence, "cancelled") for sequence in self._cancelled]
+        self._cancelled = []
+        running = []
+        for sequence in self._scheduler.pick():
+            try:
+                if sequence.status == "waiting":
+                    utterances = self._model.encode(sequence.request)
+                    if not utterances:
+                        raise TextError("the text holds nothing that can be spoken")
+                    sequence.start(utterances)
+                running.append(sequence)
+            except VivaceError as error:
+                events.append(self._fail(sequence, error))
+        moving = [s for s in running if s.row and not s.row.done and s.row.rendered == s.row.total_frames]
+        events += self._together(moving, self._model.advance)
+        speaking = [s for s in running if s.status == "running" and s.row and s.row.rendered < s.row.total_frames]
+        audio: dict[Row, Audio] = {}
+
+        def render(rows: list[Row]) -> None:
+            audio.update(zip(rows, self._model.render(rows), strict=True))
+
+        events += self._together(speaking, render)
+        for sequence in running:
+            if sequence.status == "running" and sequence.row:
+                events += self._progress(sequence, audio.get(sequence.row))
+        return events
+
+    def _together(self, sequences: list[Sequence], move: Callable[[list[Row]], None]) -> list[Event]:
+        """Moves all rows at once; if that fails, one by one, so that only the guilty one ends."""
+        rows = [s.row for s in sequences if s.row]
+        if not rows:
+            return []
+        try:
+            move(rows)
+            return []
+        except (VivaceError, MemoryError) as error:
+            if len(sequences) == 1:
+                return [self._fail(sequences[0], error)]
+        for sequence in sequences:  # a half-moved row starts afresh, with its own noise
+            assert sequence.row
+            if not sequence.row.total_frames:
+                sequence.begun -= 1
+                sequence.tokens.insert(0, sequence.row.tokens)
+                sequence.next_row()
+        return [event for sequence in sequences for event in self._together([sequence], move)]
+
+    def _progress(self, sequence: Sequence, audio: Audio | None) -> list[Event]:
+        assert sequence.row
+        reason: Reason | None = None
+        if audio is not None:
+            if not np.isfinite(audio.samples).all():
+                return [self._fail(sequence, ModelError("the model made samples that are not numbers"))]
+            room = int(sequence.request.max_seconds * audio.rate) - sequence.samples
+            if len(audio.samples) > room:
+                audio, reason = Audio(audio.samples[:room], audio.rate), "length"
+            sequence.samples += len(audio.samples)
+            sequence.times.setdefault("first_audio", self._clock())
+        if reason is None and sequence.row.finished and not sequence.next_row():
+            reason = "stop"
+        if reason:
+            return [self._end(sequence, reason, audio)]
+        return [Event(sequence.request.id, audio, times=dict(sequence.times))] if audio else []
+
+    def _fail(self, sequence: Sequence, error: Exception) -> Event:
+        return self._end(sequence, "error", error=str(error) or type(error).__name__)
+
+    def _end(self, sequence: Sequence, reason: Reason, audio: Audio | None = None, error: str = "") -> Event:
+        sequence.status = "cancelled" if reason == "cancelled" else "failed" if reason == "error" else "finished"
+        sequence.row = None
+        sequence.times["end"] = self._clock()
+        if self._live.pop(sequence.request.id, None):
+            self._scheduler.remove(sequence)
+        return Event(sequence.request.id, audio, True, reason, error, dict(sequence.times))
+
+
+def stream(engine: Engine, request: Request) -> Iterator[Event]:
+    """Speaks one request and yields its events. Raises VivaceError if it fails. Leaving early cancels it."""
+    engine.add(request)
+    try:
+        while not engine.idle:
+            for event in engine.step():
+                if event.request_id != request.id:
+                    continue
+                if event.reason == "error":
+                    raise VivaceError(event.error)
+                yield event
+                if event.done:
+                    return
+    finally:
+        engine.cancel(request.id)
+
+
+def speak(engine: Engine, request: Request) -> Audio:
+    """The whole audio of one request. Raises VivaceError if it fails."""
+    return join([event.audio for event in stream(engine, request) if event.audio is not None])

@@ -1,0 +1,295 @@
+"""Cuts an exported VITS graph into its stages and joins them again. Works by structure, not by node names.
+
+Stages (VITS, Kim et al. 2021): `text` (text encoder, durations, expansion to frames), `flow` (noise, inverse flow),
+`decoder` (HiFi-GAN). The noise that the graph draws by itself becomes an input, so that the caller seeds it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from vivace.core.errors import ModelError
+
+TEXT, FLOW, DECODER = "text", "flow", "decoder"
+STAGES = (TEXT, FLOW, DECODER)
+DURATION_NOISE = "duration_noise"  # [batch, 2, phonemes]; absent where durations are deterministic
+PRIOR_NOISE = "prior_noise"  # [batch, channels, frames]
+MEAN, LOG_SCALE, MASK, SPEAKER, LATENT = "mean", "log_scale", "mask", "speaker", "latent"
+DURATION_CHANNELS = 2  # of the stochastic duration predictor's noise, in every VITS
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The tensors at which a VITS graph falls apart."""
+
+    duration_noise: str  # output of the first RandomNormalLike; empty: deterministic durations
+    prior_noise: str
+    mean: str
+    log_scale: str
+    latent: str
+    output: str
+
+
+class Graph:
+    """An ONNX graph with producers and consumers at hand."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.nodes = list(model.graph.node)
+        self.constants = {i.name: i for i in model.graph.initializer}
+        self.producer = {name: k for k, node in enumerate(self.nodes) for name in node.output}
+        self.consumers: dict[str, list[int]] = {}
+        for k, node in enumerate(self.nodes):
+            for name in node.input:
+                self.consumers.setdefault(name, []).append(k)
+
+    def ancestors(self, tensors: Iterable[str], stop: Iterable[str] = ()) -> set[int]:
+        """The nodes that `tensors` need, not looking behind the tensors in `stop`."""
+        found: set[int] = set()
+        stopped = set(stop)
+        todo = [t for t in tensors if t not in stopped]
+        while todo:
+            k = self.producer.get(todo.pop())
+            if k is None or k in found:
+                continue
+            found.add(k)
+            todo.extend(t for t in self.nodes[k].input if t not in stopped)
+        return found
+
+
+def find_cut(graph: Graph) -> Cut:
+    """Raises ModelError if the graph does not have the shape of a VITS voice."""
+    noises = [node for node in graph.nodes if node.op_type == "RandomNormalLike"]
+    upsamplers = [node for node in graph.nodes if node.op_type == "ConvTranspose"]
+    if len(noises) not in (1, 2) or not upsamplers:
+        raise ModelError(
+            f"not a VITS voice: {len(noises)} noise sources (1 or 2 expected) and {len(upsamplers)} upsampling layers"
+        )
+    node = upsamplers[0]
+    while node.op_type != "Conv":  # back over activation and speaker condition to the decoder's first convolution
+        source = graph.producer.get(node.input[0])
+        if source is None:
+            raise ModelError("not a VITS voice: no convolution before the first upsampling layer")
+        node = graph.nodes[source]
+    prior = noises[-1]
+    scaled = [graph.nodes[k] for k in graph.consumers.get(prior.output[0], [])]
+    exponents = [
+        graph.nodes[graph.producer[t]]
+        for n in scaled
+        for t in n.input
+        if t in graph.producer and graph.nodes[graph.producer[t]].op_type == "Exp"
+    ]
+    if len(exponents) != 1:
+        raise ModelError("not a VITS voice: the prior's noise is not scaled by an exponential")
+    return Cut(
+        duration_noise=noises[0].output[0] if len(noises) == 2 else "",
+        prior_noise=prior.output[0],
+        mean=prior.input[0],
+        log_scale=exponents[0].input[0],
+        latent=node.input[0],
+        output=graph.model.graph.output[0].name,
+    )
+
+
+def split(model: Any) -> dict[str, Any]:
+    """The three stage models of a VITS voice, by stage name. Raises ModelError for another kind of graph."""
+    graph = Graph(model)
+    cut = find_cut(graph)
+    noise = {cut.duration_noise, cut.prior_noise}
+    text = graph.ancestors([cut.mean, cut.log_scale], stop=noise)
+    flow = graph.ancestors([cut.latent], stop=noise | {cut.mean, cut.log_scale}) - text
+    decoder = graph.ancestors([cut.output], stop=noise | {cut.latent}) - text - flow
+    if not (text and flow and decoder):
+        raise ModelError("not a VITS voice: a stage is empty")
+
+    names = {cut.mean: MEAN, cut.log_scale: LOG_SCALE, cut.latent: LATENT, cut.prior_noise: PRIOR_NOISE}
+    if cut.duration_noise:
+        names[cut.duration_noise] = DURATION_NOISE
+    for tensor in sorted(_needs(graph, decoder) & _makes(graph, text)):
+        names.setdefault(tensor, SPEAKER if SPEAKER not in names.values() else f"{SPEAKER}_{len(names)}")
+    for tensor in sorted(_needs(graph, flow) & _makes(graph, text)):
+        names.setdefault(tensor, MASK if MASK not in names.values() else f"{MASK}_{len(names)}")
+    if cut.latent in _needs(graph, flow) or MASK not in names.values():
+        raise ModelError("not a VITS voice: the flow has no mask, or feeds on its own output")
+    return {
+        TEXT: _extract(graph, text, names, TEXT),
+        FLOW: _extract(graph, flow, names, FLOW),
+        DECODER: _extract(graph, decoder, names, DECODER),
+    }
+
+
+def _needs(graph: Graph, nodes: set[int]) -> set[str]:
+    made = _makes(graph, nodes)
+    return {t for k in nodes for t in graph.nodes[k].input if t and t not in made and t not in graph.constants}
+
+
+def _makes(graph: Graph, nodes: set[int]) -> set[str]:
+    return {t for k in nodes for t in graph.nodes[k].output}
+
+
+def _extract(graph: Graph, nodes: set[int], names: dict[str, str], stage: str) -> Any:
+    import onnx
+    from onnx import TensorProto, helper
+
+    kept = [_renamed(graph.nodes[k], names) for k in sorted(nodes)]
+    made = {t for node in kept for t in node.output}
+    used = {t for node in kept for t in node.input if t}
+    graph_inputs = {i.name: i for i in graph.model.graph.input}
+    inputs = []
+    for tensor in sorted(used - made - set(graph.constants)):
+        if tensor in graph_inputs:
+            inputs.append(graph_inputs[tensor])
+        else:
+            inputs.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, _SHAPES.get(tensor.split("_")[0])))
+    if stage == DECODER:
+        outputs = [graph.model.graph.output[0]]
+    else:
+        wanted = {names[t] for t in names if names[t] in made}
+        outputs = [
+            helper.make_tensor_value_info(t, TensorProto.FLOAT, _SHAPES.get(t.split("_")[0])) for t in sorted(wanted)
+        ]
+    constants = [graph.constants[t] for t in sorted(used & set(graph.constants))]
+    made_graph = helper.make_graph(kept, stage, inputs, outputs, constants)
+    result = helper.make_model(made_graph, opset_imports=list(graph.model.opset_import))
+    result.ir_version = graph.model.ir_version
+    try:
+        return onnx.shape_inference.infer_shapes(result)
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(f"the {stage} stage is malformed: {error}") from error
+
+
+_SHAPES: dict[str, list[str | int]] = {
+    "mean": ["batch", "channels", "frames"],
+    "log": ["batch", "channels", "frames"],
+    "prior": ["batch", "channels", "frames"],
+    "latent": ["batch", "channels", "frames"],
+    "mask": ["batch", 1, "frames"],
+    "speaker": ["batch", "speaker_channels", 1],
+    "duration": ["batch", DURATION_CHANNELS, "phonemes"],
+}
+
+
+def _renamed(node: Any, names: dict[str, str]) -> Any:
+    import onnx
+
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for field in (copy.input, copy.output):
+        for k, name in enumerate(field):
+            field[k] = names.get(name, name)
+    return copy
+
+
+def receptive_field(model: Any) -> tuple[int, int]:
+    """(frames of context that one output sample needs on its worse side, samples for each frame) of a decoder stage.
+
+    Follows every path from the latent to the output, adding each layer's reach at that layer's rate.
+    Raises ModelError if the layers on the way are not convolutions and element-wise operations.
+    """
+    graph = Graph(model)
+    reach: dict[str, tuple[float, float, int]] = {LATENT: (0.0, 0.0, 1)}  # left, right (frames), samples for a frame
+    for node in graph.nodes:
+        known = [reach[t] for t in node.input if t in reach]
+        if not known:
+            continue
+        rate = known[0][2]
+        if any(k[2] != rate for k in known):
+            raise ModelError(f"the decoder adds signals of different rates at {node.name}")
+        left, right = max(k[0] for k in known), max(k[1] for k in known)
+        if node.op_type in ("Conv", "ConvTranspose"):
+            attributes = {a.name: list(a.ints) for a in node.attribute if a.ints}
+            kernel = graph.constants[node.input[1]].dims[-1]
+            pad = attributes.get("pads", [0, 0])[0]
+            if node.op_type == "Conv":
+                span = (kernel - 1) * attributes.get("dilations", [1])[0]
+                left, right = left + pad / rate, right + (span - pad) / rate
+            else:
+                stride = attributes.get("strides", [1])[0]
+                left, right = left + (kernel - 1 - pad) / stride / rate, right + pad / stride / rate
+                rate *= stride
+        elif node.op_type not in _POINTWISE:
+            raise ModelError(f"the decoder's receptive field is unknown: it has a {node.op_type} layer")
+        for tensor in node.output:
+            reach[tensor] = (left, right, rate)
+    left, right, rate = reach[graph.model.graph.output[0].name]
+    return math.ceil(max(left, right)), rate
+
+
+_POINTWISE = frozenset({"LeakyRelu", "Add", "Mul", "Div", "Sub", "Tanh", "Unsqueeze", "Squeeze", "Identity", "Cast"})
+
+
+def join(stages: dict[str, Any], metadata: dict[str, str]) -> Any:
+    """One model with the standard Piper signature (`input`, `input_lengths`, `scales`, `sid` if multi-speaker ->
+    `output`) from the three stages, with the noise drawn inside again."""
+    import onnx
+    from onnx import TensorProto, helper, version_converter
+
+    opset = max(o.version for m in stages.values() for o in m.opset_import if o.domain in ("", "ai.onnx"))
+    nodes: list[Any] = []
+    constants: dict[str, Any] = {}
+    taken = {"input", "input_lengths", "scales", "sid", "output"}
+    inputs: dict[str, Any] = {}
+    domains = {o.domain: o.version for m in stages.values() for o in m.opset_import if o.domain not in ("", "ai.onnx")}
+    boundary = {o.name for name in (TEXT, FLOW) for o in stages[name].graph.output}
+    for name in STAGES:
+        model = stages[name]
+        if any(o.version != opset for o in model.opset_import if o.domain in ("", "ai.onnx")):
+            model = version_converter.convert_version(model, opset)
+        for i in model.graph.input:
+            if i.name not in boundary | {DURATION_NOISE, PRIOR_NOISE}:
+                inputs.setdefault(i.name, i)
+        nodes.extend(_noise_nodes(model, helper))
+        renames: dict[str, str] = {}
+        own = {i.name for i in model.graph.initializer}
+        for constant in model.graph.initializer:
+            if constant.name in constants and constants[constant.name] == constant:
+                continue
+            if constant.name in taken:
+                renames[constant.name] = f"{name}/{constant.name}"
+            fresh = onnx.TensorProto()
+            fresh.CopyFrom(constant)
+            fresh.name = renames.get(constant.name, constant.name)
+            constants[fresh.name] = fresh
+        made = {t for node in model.graph.node for t in node.output if t}
+        renames.update({t: f"{name}/{t}" for t in made & taken if t not in boundary and t != "output"})
+        nodes.extend(_renamed(node, renames) for node in model.graph.node)
+        taken |= own | made | set(renames.values())
+    order = [n for n in ("input", "input_lengths", "scales", "sid") if n in inputs]
+    graph = helper.make_graph(
+        nodes,
+        "vits",
+        [inputs[n] for n in order],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch_size", 1, 1, "time"])],
+        list(constants.values()),
+    )
+    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, v) for d, v in domains.items())]
+    model = helper.make_model(graph, opset_imports=opsets, producer_name="vivace")
+    model.ir_version = max(m.ir_version for m in stages.values())
+    helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _noise_nodes(model: Any, helper: Any) -> list[Any]:
+    names = {i.name for i in model.graph.input}
+    made = []
+    if DURATION_NOISE in names:
+        made += [
+            helper.make_node("Shape", ["input"], ["noise/shape"], name="/noise/Shape"),
+            helper.make_node("Constant", [], ["noise/first"], name="/noise/First", value_ints=[0]),
+            helper.make_node("Constant", [], ["noise/last"], name="/noise/Last", value_ints=[1]),
+            helper.make_node("Constant", [], ["noise/two"], name="/noise/Two", value_ints=[DURATION_CHANNELS]),
+            helper.make_node("Gather", ["noise/shape", "noise/first"], ["noise/batch"], name="/noise/Batch"),
+            helper.make_node("Gather", ["noise/shape", "noise/last"], ["noise/phonemes"], name="/noise/Phonemes"),
+            helper.make_node(
+                "Concat", ["noise/batch", "noise/two", "noise/phonemes"], ["noise/dims"], name="/noise/Dims", axis=0
+            ),
+            helper.make_node("ConstantOfShape", ["noise/dims"], ["noise/zeros"], name="/noise/Zeros"),
+            helper.make_node("RandomNormalLike", ["noise/zeros"], [DURATION_NOISE], name="/noise/Duration"),
+        ]
+    if PRIOR_NOISE in names:
+        made.append(helper.make_node("RandomNormalLike", [MEAN], [PRIOR_NOISE], name="/noise/Prior"))
+    return made

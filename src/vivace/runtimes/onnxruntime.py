@@ -1,0 +1,72 @@
+"""ONNX Runtime on the CPU. One session for each stage; no state of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vivace.core.errors import ModelError
+from vivace.core.machine import cores
+from vivace.core.stage import Array, RuntimeOptions, Stage, Tensors
+
+SUMMARY = "ONNX Runtime, CPU"
+FORMATS = ("onnx",)
+
+
+class OrtSession:
+    """A stage loaded into ONNX Runtime."""
+
+    def __init__(self, session: Any, traced: bool) -> None:
+        self._session = session
+        self._traced = traced
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._inputs = [i.name for i in session.get_inputs()]
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        """Raises ModelError if the runtime rejects the inputs or fails inside the graph."""
+        try:
+            outputs = self._session.run(self._outputs, {name: inputs[name] for name in self._inputs})
+        except KeyError as error:
+            raise ModelError(f"the stage wants an input {error} that its family does not give") from None
+        except Exception as error:
+            raise ModelError(f"ONNX Runtime failed: {_first_line(error)}") from error
+        return dict(zip(self._outputs, outputs, strict=True))
+
+    def trace(self) -> list[dict[str, Any]]:
+        """Per-operator events of all runs so far; ends the trace. Empty if the session was opened without one."""
+        if not self._traced:
+            return []
+        self._traced = False
+        path = Path(self._session.end_profiling())
+        events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        path.unlink()
+        return events
+
+    def close(self) -> None:
+        self.trace()
+        self._session = None
+
+
+def open(stage: Stage, path: Path, options: RuntimeOptions) -> OrtSession:
+    """Raises ModelError for a file that ONNX Runtime cannot load."""
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.threads or cores()
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    # A spinning thread pool steals the core from whatever runs beside it.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spin else "0")
+    if options.trace:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(Path(options.trace) / stage.name)
+    try:
+        session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot load {path.name}: {_first_line(error)}") from error
+    return OrtSession(session, bool(options.trace))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]
