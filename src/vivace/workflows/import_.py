@@ -1,0 +1,27 @@
+"""A user's model files in, a bundle out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vivace.core import registry
+from vivace.core.bundle import Bundle
+from vivace.core.errors import ModelError
+
+
+def import_model(source: Path, out: Path, *, family: str = "", overwrite: bool = False) -> Bundle:
+    """Imports `source` with the family that recognises it, or with the one that is named.
+
+    Raises ModelError if the path is missing, no family takes it, or the model is not what it claims to be.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise ModelError(f"{source} does not exist")
+    names = [family] if family else registry.names("families")
+    for name in names:
+        module = registry.load("families", name)
+        if family or module.recognise(source):
+            bundle: Bundle = module.import_(source, Path(out), overwrite=overwrite)
+            return bundle
+    wants = "; ".join(f"{name}: {registry.load('families', name).SUMMARY}" for name in names)
+    raise ModelError(f"no family knows {source}. Families are {wants}")
