@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from functools import cache
+from collections.abc import Callable, Hashable
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,7 +17,19 @@ RATE = 16_000
 DATA = Path(__file__).parent / "data"
 SILENCE = 1e-4  # peak of less than -80 dBFS
 
-_lock = threading.Lock()
+T = TypeVar("T")
+
+
+def once(load: Callable[..., T]) -> Callable[..., T]:
+    """`functools.cache` for one caller at a time, so that two threads never load the same model."""
+    lock, cached = threading.Lock(), cache(load)
+
+    @wraps(load)
+    def locked(*args: Hashable) -> T:
+        with lock:
+            return cached(*args)
+
+    return locked
 
 
 def speech(audio: Audio, seconds: float) -> Samples:
@@ -32,14 +45,14 @@ def speech(audio: Audio, seconds: float) -> Samples:
     return samples
 
 
+@once
 def session(path: Path) -> Any:
     """The onnxruntime session of `path`: one for the process, one thread for each call, safe to share."""
-    with _lock:
-        return _open(path)
+    return open_session(path)
 
 
-@cache
-def _open(path: Path) -> Any:
+def open_session(model: Path | bytes) -> Any:
+    """A new session of a model file, or of its bytes."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -47,4 +60,4 @@ def _open(path: Path) -> Any:
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # a pattern is kept for every new length of clip
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
