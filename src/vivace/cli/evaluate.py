@@ -1,0 +1,75 @@
+"""vivace evaluate: the quality of a voice, with intervals."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vivace.cli._common import MODEL_HELP, cache_folder, find_bundle, progress, table, write_out
+from vivace.core.errors import EXIT_OK
+from vivace.core.report import Report
+
+HELP = """Speaks the evaluation sentences and scores every clip. Each figure comes with its 95% interval
+(bootstrap by sentence). Predicted MOS is what a network (DistillMOS) thinks listeners would say, not what they said.
+
+  vivace evaluate voice
+  vivace evaluate small --reference voice        also the metrics that compare clip with clip
+  vivace evaluate voice --metrics predicted_mos,wer --texts 40
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("--reference", help="a bundle or model that speaks the same sentences, to compare with")
+    parser.add_argument("--metrics", default="", help="names with commas between (default: all, see vivace list)")
+    parser.add_argument("--texts", type=int, default=100, help="how many of the built-in sentences (default 100)")
+    parser.add_argument("--file", type=Path, help="your own sentences instead, one a line")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    parser.add_argument("-o", "--out", type=Path, help="write the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from vivace.workflows import texts
+    from vivace.workflows.clips import Store
+    from vivace.workflows.evaluate import evaluate
+
+    sentences = texts.from_file(args.file) if args.file else texts.evaluation(args.texts)
+    metrics = [name.strip() for name in args.metrics.split(",") if name.strip()]
+    bundle = find_bundle(args.model)
+    reference = find_bundle(args.reference) if args.reference else None
+    with progress(args) as tell:
+        report = evaluate(
+            bundle,
+            sentences,
+            metrics=metrics,
+            reference=reference,
+            seed=args.seed,
+            store=Store(cache_folder() / "evaluate"),
+            progress=tell,
+        )
+    if args.out:
+        write_out(args.out, report.to_json().encode())
+    if args.json:
+        print(report.to_json())
+    else:
+        _show(report, bundle.name)
+    return EXIT_OK
+
+
+def _show(report: Report, name: str) -> None:
+    worst = report.details["worst_decile"]
+    rows = [
+        [
+            m.name,
+            f"{m.value:.3f}",
+            f"[{m.low:.3f}, {m.high:.3f}]" if m.low is not None and m.high is not None else "",
+            f"{worst[m.name]:.3f}" if m.name in worst else "",
+            m.unit,
+            {"up": "higher", "down": "lower", "none": ""}[m.better],
+        ]
+        for m in report.measurements
+    ]
+    title = f"{name}: {report.settings['texts']} sentences, {report.details['audio_seconds']:.0f} s of speech"
+    table(title, ["metric", "mean", "95% interval", "worst tenth", "unit", "better is"], rows)
+    if report.details["skipped"]:
+        print(f"not measured without --reference: {', '.join(report.details['skipped'])}")

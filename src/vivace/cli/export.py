@@ -1,0 +1,34 @@
+"""vivace export: the model as other tools load it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vivace.cli._common import MODEL_HELP, find_bundle, print_json
+from vivace.core.errors import EXIT_OK
+
+HELP = """Writes a bundle in its family's own format. A Piper bundle becomes one NAME.onnx with NAME.onnx.json, as
+piper-tts loads them, and NAME.tokens.txt for sherpa-onnx, which finds its metadata inside the model.
+
+  vivace export small -o voices                 voices/NAME.onnx and its companions
+  vivace export small -o voices/small.onnx
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("-o", "--out", required=True, type=Path, help="a folder, or the model file itself")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def run(args: argparse.Namespace) -> int:
+    from vivace.workflows.export import export
+
+    files = export(find_bundle(args.model), args.out, overwrite=args.force)
+    if args.json:
+        print_json({"files": files})
+    else:
+        for file in files:
+            print(f"{file} ({file.stat().st_size / 1e6:.2f} MB)")
+    return EXIT_OK

@@ -1,0 +1,112 @@
+"""vivace optimize: smaller and faster, or refused with the reason."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vivace.cli._common import (
+    MODEL_HELP,
+    add_settings,
+    find_bundle,
+    pairs,
+    print_json,
+    progress,
+    read_settings,
+    table,
+)
+from vivace.core.errors import EXIT_BUDGET_NOT_MET, EXIT_OK, UsageError
+
+HELP = """Applies passes one by one. After each, parent and child speak the same texts with the same noise on this
+machine, interleaved; the child is kept only if it is measurably faster (or smaller, where that is the objective) and
+its quality is statistically not worse than the stated margin. What is refused is reported with the reason.
+Interrupt it and run the same command again: it goes on where it was.
+
+  vivace optimize voice -o small --recipe small
+  vivace optimize voice -o mine --recipe mine.toml --min-speedup 1.5
+  vivace optimize voice -o one --pass int8_static --set stages=flow --set method=minmax
+
+Recipes and the settings of passes: vivace list recipes, vivace list passes.
+Exit code 3 if nothing was kept or the asked budget (--min-speedup, --max-mb) was not met.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    from vivace.workflows.gate import Settings
+
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("-o", "--out", required=True, type=Path, help="the optimized bundle, with its evidence")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--recipe", help="a recipe's name, or the path of a .toml file")
+    what.add_argument("--pass", dest="pass_", metavar="PASS", help="a single pass")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of --pass")
+    parser.add_argument("--objective", choices=["speed", "size"], default="speed", help="what --pass must improve")
+    parser.add_argument("--metrics", default="", help="names with commas between (default: all)")
+    parser.add_argument("--evaluation", type=Path, help="your own evaluation sentences, one a line")
+    parser.add_argument("--calibration", type=Path, help="your own calibration sentences, one a line")
+    parser.add_argument("--force", action="store_true", help="replace the output folder if it exists")
+    parser.add_argument("--keep-work", action="store_true", help="keep every candidate and clip beside the output")
+    add_settings(parser.add_argument_group("the gate"), Settings)  # type: ignore[arg-type]
+
+
+def run(args: argparse.Namespace) -> int:
+    from vivace.workflows import gate, recipe, texts
+    from vivace.workflows.optimize import optimize
+
+    settings = read_settings(args, gate.Settings, "optimize")
+    if args.recipe and args.set:
+        raise UsageError("--set belongs to --pass; put the settings of a recipe into its .toml file")
+    plan = recipe.load(args.recipe) if args.recipe else recipe.single(args.pass_, pairs(args.set), args.objective)
+    evaluation = texts.from_file(args.evaluation) if args.evaluation else []
+    calibration = texts.from_file(args.calibration) if args.calibration else []
+    bundle = find_bundle(args.model)
+    with progress(args) as tell:
+        result = optimize(
+            bundle,
+            args.out,
+            plan,
+            settings,
+            metrics=[name.strip() for name in args.metrics.split(",") if name.strip()],
+            evaluation=evaluation,
+            calibration=calibration,
+            overwrite=args.force,
+            keep_work=args.keep_work,
+            command=shlex.join(["vivace", *sys.argv[1:]]),
+            progress=tell,
+        )
+    if args.json:
+        print_json(asdict(result.report))
+    else:
+        show(result.report.details)
+        print(f"bundle: {result.bundle.path}\nreport: {result.bundle.path / 'evidence' / 'report.html'}")
+    return EXIT_OK if result.met else EXIT_BUDGET_NOT_MET
+
+
+def show(details: dict[str, Any] | Any) -> None:
+    """The verdict, the variants and the passes, as tables on standard output."""
+    first = details["variants"][0]
+    shown = [m for m in ("predicted_mos", "dnsmos", "wer") if m in first["scores"]]
+    speed = {row["text"]: f"{row['text']} ms" for row in first["latency"]}
+    rows = []
+    for v in details["variants"]:
+        overall = v["overall"]
+        rows.append(
+            [
+                v["label"] + ("" if v["kept"] else " (refused)"),
+                f"{v['size_mb']:.1f}",
+                *(f"{row['p50_ms']:.0f}" for row in v["latency"]),
+                "1.00" if overall is None else f"{overall['value']:.2f} [{overall['low']:.2f}, {overall['high']:.2f}]",
+                *(f"{v['scores'][m]['value']:.3f}" for m in shown),
+            ]
+        )
+    table("Variants", ["variant", "MB", *speed.values(), "times original", *shown], rows)
+    verdicts = [
+        [t["label"], "kept" if t["kept"] else "refused", "; ".join(t["reasons"]) or "faster or smaller, not worse"]
+        for t in details["trials"]
+    ]
+    table("Passes", ["pass", "verdict", "why"], verdicts)
+    print(details["verdict"])

@@ -1,0 +1,52 @@
+"""vivace profile: where the time goes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vivace.cli._common import MODEL_HELP, cache_folder, find_bundle, progress, write_out
+from vivace.core.errors import EXIT_OK, UsageError
+
+HELP = """Times every stage on short to long text, counts its operations, and sets them against what this machine can do
+(matrix product and memory bandwidth, measured once and cached). Says in words what limits the voice.
+
+  vivace profile voice
+  vivace profile voice --threads 2 --plot profile.html
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("--threads", type=int, default=1, help="threads of every stage (default 1)")
+    parser.add_argument("--runs", type=int, default=7, help="timed runs of every text (default 7)")
+    parser.add_argument("--batches", default="1,2,4,8", help="batch sizes with commas between (default 1,2,4,8)")
+    parser.add_argument("--plot", type=Path, help="write the plots as one HTML file")
+    parser.add_argument("-o", "--out", type=Path, help="write the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from vivace.cli._profile_view import render_table
+    from vivace.workflows.profile import plot, profile
+
+    try:
+        batches = [int(b) for b in args.batches.split(",")]
+    except ValueError:
+        raise UsageError(f"--batches is {args.batches!r}; it must be numbers with commas between") from None
+    bundle = find_bundle(args.model)
+    with progress(args) as tell:
+        report = profile(
+            bundle, threads=args.threads, runs=args.runs, batches=batches, progress=tell, cache=cache_folder()
+        )
+    if args.out:
+        write_out(args.out, report.to_json().encode())
+    if args.plot:
+        plot(report, args.plot)
+    if args.json:
+        print(report.to_json())
+    else:
+        from rich.console import Console
+
+        for part in render_table(report):
+            Console().print(part)
+    return EXIT_OK

@@ -1,0 +1,57 @@
+"""vivace report: the evidence of an optimized bundle."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from vivace.cli._common import print_json
+from vivace.core.bundle import EVIDENCE, MANIFEST, atomic_folder, open_bundle
+from vivace.core.errors import EXIT_OK, UsageError
+from vivace.core.report import Report
+
+HELP = """Shows the verdict of an optimized bundle, or writes its report anew (HTML, Markdown, JSON and clips) from the
+figures it holds. Also turns a JSON report of evaluate, benchmark or profile into the same forms.
+
+  vivace report small
+  vivace report small -o report
+  vivace report evaluation.json -o report
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="an optimized bundle, or a report as JSON")
+    parser.add_argument("-o", "--out", type=Path, help="write report.html, report.md, report.json into this folder")
+    parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    from vivace.workflows.report import render_markdown, write_report
+
+    source: Path = args.source
+    if (source / MANIFEST).exists():
+        open_bundle(source)
+        source = source / EVIDENCE / "report.json"
+        if not source.exists():
+            raise UsageError(f"{args.source} holds no evidence; it is made by: vivace optimize")
+    try:
+        report = Report.from_json(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{source} is no report of Vivace ({error})") from None
+    if args.out:
+        with atomic_folder(args.out, overwrite=args.force) as folder:
+            if (source.parent / "audio").is_dir():
+                shutil.copytree(source.parent / "audio", folder / "audio")
+            names = [file.name for file in write_report(report, folder)]
+        files = [args.out / name for name in names]
+        if args.json:
+            print_json({"files": files})
+        else:
+            print("\n".join(map(str, files)))
+    elif args.json:
+        print_json(asdict(report))
+    else:
+        print(render_markdown(report))
+    return EXIT_OK
