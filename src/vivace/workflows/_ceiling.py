@@ -1,0 +1,204 @@
+"""What this machine can do at most: arithmetic per precision and memory bandwidth, the two roofs of the roofline model
+(Williams, Waterman, Patterson: "Roofline", CACM 2009). Measured once, then kept in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vivace.core import machine, registry
+from vivace.core.bundle import atomic_file
+from vivace.core.contracts import Progress
+from vivace.core.errors import BundleError, ModelError
+from vivace.core.stage import Array, RuntimeOptions, Stage
+
+SCHEMA = 1
+PRECISIONS = ("fp32", "bf16", "int8")
+SIZES = (512, 1024)  # of the square products: the best one counts
+SECONDS = 0.4  # spent on each product
+ARRAY_BYTES = (64 << 20, 512 << 20)  # least and most of one array of the bandwidth test
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """`gmacs`: 10^9 multiply-accumulates per second by precision; one that the runtime lacks is left out.
+    `gbytes`: 10^9 bytes read and written per second. Both with `threads` threads."""
+
+    gmacs: Mapping[str, float]
+    gbytes: float
+    threads: int
+
+    def ridge(self, precision: str = "fp32") -> float:
+        """MACs per byte from which on arithmetic, not memory, is the limit."""
+        return self.gmacs[precision] / self.gbytes
+
+
+def ceiling(
+    threads: int,
+    cache: Path | None = None,
+    *,
+    fresh: bool = False,
+    progress: Progress = lambda message, share: None,
+) -> Ceiling:
+    """The kept ceiling for this machine, or (none there, not readable, or `fresh`) a new one, which takes seconds.
+
+    `cache` is a folder; None means $XDG_CACHE_HOME/vivace or ~/.cache/vivace.
+    """
+    key = _key(threads)
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    path = (cache or cache_folder()) / f"ceiling-{name}.json"
+    kept = None if fresh else _read(path, key)
+    if kept:
+        return kept
+    progress("measuring what this machine can do", 0.0)
+    measured = measure(threads)
+    try:
+        atomic_file(path, json.dumps({"key": key, **asdict(measured)}, indent=1).encode())
+    except BundleError as error:  # a home that cannot be written must not stop the profile
+        progress(f"the ceiling is measured anew each time: {error}", 1.0)
+    return measured
+
+
+def cache_folder() -> Path:
+    """Where the XDG base directory specification puts a cache."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "vivace"
+
+
+def measure(threads: int) -> Ceiling:
+    """Measures both roofs now. Raises ModelError if ONNX Runtime cannot even multiply floats."""
+    gmacs = {}
+    for precision in PRECISIONS:
+        try:
+            gmacs[precision] = max(_product_rate(precision, size, threads) for size in SIZES)
+        except ModelError:
+            if precision == "fp32":
+                raise
+    return Ceiling(gmacs, _bandwidth(threads), threads)
+
+
+def _key(threads: int) -> dict[str, Any]:
+    described = machine.describe()
+    return {
+        "schema": SCHEMA,
+        "cpu": described["cpu"],
+        "flags": described["flags"],
+        "cores": described["cores"],
+        "threads": threads,
+        "onnxruntime": version("onnxruntime"),
+    }
+
+
+def _read(path: Path, key: dict[str, Any]) -> Ceiling | None:
+    """The kept ceiling; None if there is none, it is another machine's, or the file is damaged."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        found = Ceiling({str(k): float(v) for k, v in data["gmacs"].items()}, float(data["gbytes"]), key["threads"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    sane = all(math.isfinite(rate) and rate > 0 for rate in (*found.gmacs.values(), found.gbytes))
+    return found if sane and data.get("key") == key and "fp32" in found.gmacs else None
+
+
+def _product_rate(precision: str, size: int, threads: int) -> float:
+    """The best rate (GMAC/s) of a square matrix product in ONNX Runtime, with constant weights, as in a model."""
+    runtime = registry.load("runtimes", "onnxruntime")
+    with tempfile.TemporaryDirectory(prefix="vivace-ceiling-") as folder:
+        path = Path(folder) / "product.onnx"
+        path.write_bytes(product(precision, size))
+        session = runtime.open(Stage("product", path.name), path, RuntimeOptions(threads=threads, spin=True))
+        rng = np.random.default_rng(0)
+        feed: dict[str, Array] = {"a": rng.standard_normal((size, size), dtype=np.float32)}
+        if precision == "int8":
+            feed = {"a": rng.integers(0, 256, (size, size), dtype=np.uint8)}
+        try:
+            return size**3 / _fastest(lambda: session.run(feed)) / 1e9
+        finally:
+            session.close()
+
+
+def product(precision: str, size: int) -> bytes:
+    """An ONNX model: `a` [size, size] times a constant. int8 is uint8 x int8 to int32, as ONNX Runtime's
+    quantized layers do it on x86."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(1)
+    op, kind, result = "MatMul", TensorProto.FLOAT, TensorProto.FLOAT
+    nodes, left = [], "a"
+    if precision == "int8":
+        op, kind, result = "MatMulInteger", TensorProto.UINT8, TensorProto.INT32
+        weights = numpy_helper.from_array(rng.integers(-127, 128, (size, size), dtype=np.int8), "b")
+    else:
+        weights = numpy_helper.from_array(rng.standard_normal((size, size), dtype=np.float32), "b")
+    if precision == "bf16":
+        result = TensorProto.BFLOAT16
+        bits = numpy_helper.to_array(weights).view(np.uint32) >> 16  # truncation is exact enough for a stopwatch
+        weights = helper.make_tensor("b", result, (size, size), bits.astype("<u2").tobytes(), raw=True)
+        nodes, left = [helper.make_node("Cast", ["a"], ["a16"], to=result)], "a16"
+    nodes.append(helper.make_node(op, [left, "b"], ["c"]))
+    inputs = [helper.make_tensor_value_info("a", kind, (size, size))]
+    outputs = [helper.make_tensor_value_info("c", result, (size, size))]
+    graph = helper.make_graph(nodes, "product", inputs, outputs, [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def _bandwidth(threads: int) -> float:
+    """The better of copy and sum (STREAM, McCalpin 1995) in GB/s over arrays that no cache holds.
+
+    Every thread has its own part; NumPy gives the interpreter lock free while it works.
+    """
+    count = max(1, threads)
+    size = int(np.clip(4 * _cache_bytes(), *ARRAY_BYTES)) // 8 // count
+    parts = [tuple(np.full(size, float(k + 1)) for k in range(3)) for _ in range(count)]
+
+    def copy(part: int) -> None:
+        a, b, _ = parts[part]
+        np.copyto(a, b)
+
+    def add(part: int) -> None:
+        a, b, c = parts[part]
+        np.add(b, c, out=a)
+
+    with ThreadPoolExecutor(count) as pool:
+
+        def rate(kernel: Callable[[int], None], arrays: int) -> float:
+            return arrays * 8 * size * count / _fastest(lambda: list(pool.map(kernel, range(count)))) / 1e9
+
+        return max(rate(copy, 2), rate(add, 3))
+
+
+def _fastest(work: Callable[[], Any]) -> float:
+    """The shortest of as many runs as fit into SECONDS (at least 3): what disturbs can only slow down."""
+    end = time.perf_counter() + SECONDS
+    best, runs = math.inf, 0
+    while runs < 3 or time.perf_counter() < end:
+        begun = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - begun)
+        runs += 1
+    return best
+
+
+def _cache_bytes() -> int:
+    """Size of the largest cache, 32 MB where the system does not tell."""
+    largest = 0
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        found = re.fullmatch(r"(\d+)([KMG])\s*", file.read_text())
+        if found:
+            largest = max(largest, int(found[1]) << {"K": 10, "M": 20, "G": 30}[found[2]])
+    return largest or 32 << 20

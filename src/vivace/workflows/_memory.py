@@ -1,0 +1,68 @@
+"""Resident memory of a bundle that speaks, measured in a process of its own so that nothing else is counted.
+
+Run as `python -m vivace.workflows._memory BUNDLE THREADS`, with the text on standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from vivace.core.bundle import Bundle, open_bundle
+from vivace.core.errors import VivaceError
+from vivace.core.speech import Request
+from vivace.core.stage import RuntimeOptions
+from vivace.engine.engine import Engine, speak
+
+STATUS = Path("/proc/self/status")
+
+
+def peak_memory(bundle: Bundle, text: str, threads: int) -> tuple[float, float]:
+    """(after load, peak) in MB (10^6 bytes) of a fresh process that loads `bundle` and speaks `text` once.
+
+    Raises VivaceError with the child's own last line if it fails.
+    """
+    command = [sys.executable, "-m", "vivace.workflows._memory", str(bundle.path.resolve()), str(threads)]
+    done = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", check=False)  # noqa: S603 - self
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise VivaceError(f"memory could not be measured: {reason}")
+    loaded, peak = json.loads(done.stdout.strip().splitlines()[-1])
+    return loaded, peak
+
+
+def measure(path: Path, text: str, threads: int) -> tuple[float, float]:
+    """The same for this process: MB after loading the bundle, and the most this process ever held."""
+    with Engine(open_bundle(path, verify=False), RuntimeOptions(threads=threads)) as engine:
+        loaded = resident("VmRSS")
+        speak(engine, Request("memory", text, seed=1))
+        return loaded, resident("VmHWM")
+
+
+def resident(field: str) -> float:
+    """VmRSS (now) or VmHWM (peak) in MB.
+
+    Not `ru_maxrss` where /proc is there: Linux hands the parent's peak down to a child through exec.
+    """
+    found = re.search(rf"^{field}:\s*(\d+) kB", STATUS.read_text(), re.M) if STATUS.exists() else None
+    if found:
+        return int(found[1]) * 1024 / 1e6
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def main() -> None:
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+        print(json.dumps(measure(Path(sys.argv[1]), text, int(sys.argv[2]))))
+    except VivaceError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
