@@ -1,0 +1,105 @@
+"""Splits text into sentences of bounded length, losing nothing: what is cut at is always whitespace, or no character.
+
+The rules are those of pysbd (a port of the Pragmatic Segmenter). It is quadratic in places and can lose track of
+odd characters, so it sees windows of bounded size and is asked only where sentences end.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+
+from vivace.core.errors import MissingDependency
+
+LIMIT = 500
+_WINDOW = 1500
+_BLANK_LINE = re.compile(r"\n\s*\n")
+_CLAUSE_END = re.compile(r"[,;:)\]\u2014\u2013\u060c\u061b](?=\s)|[\u3001\uff0c\uff1b\uff1a]")
+_FULL_STOPS = frozenset("\u3002\uff01\uff1f\uff61")  # the scripts that use these put no space after them
+
+
+def split(text: str, language: str = "en", limit: int = LIMIT) -> list[str]:
+    """The sentences of `text` in order, each at most `limit` characters, without outer whitespace.
+
+    A blank line ends a sentence, a single line end is a space. A longer sentence is cut at clause punctuation, else
+    at whitespace, else anywhere but inside a combining sequence. `language` is a code such as "en" or "en-us"; one
+    that pysbd does not know gets the English rules. Raises MissingDependency if pysbd is not installed.
+    """
+    return [
+        piece
+        for paragraph in paragraphs(text)
+        for sentence in _sentences(paragraph, language)
+        for piece in _cut(sentence, limit)
+    ]
+
+
+def paragraphs(text: str) -> list[str]:
+    """What blank lines part, each on one line with single spaces."""
+    return [joined for paragraph in _BLANK_LINE.split(text) if (joined := " ".join(paragraph.split()))]
+
+
+def _sentences(text: str, language: str) -> Iterator[str]:
+    while text:
+        window = text if len(text) <= _WINDOW else text[: _word_end(text, _WINDOW)]
+        ends = _ends(window, language)
+        if len(window) < len(text):
+            # The last sentence of a window may go on behind it; one that fills a window is cut anyway.
+            ends = ends[:-1] or [_clause_end(window, len(window))]
+        start = 0
+        for end in ends:
+            if sentence := text[start:end].strip():
+                yield sentence
+            start = end
+        text = text[start:]
+
+
+def _ends(window: str, language: str) -> list[int]:
+    """Where sentences end, the end of the window included."""
+    try:
+        import pysbd
+        from pysbd.languages import LANGUAGE_CODES
+    except ImportError:
+        raise MissingDependency("pysbd", "piper") from None
+    code = re.split("[-_]", language.lower())[0]
+    # A Segmenter keeps the text that it works on, so threads cannot share one.
+    segmenter = pysbd.Segmenter(language=code if code in LANGUAGE_CODES else "en", char_span=True)
+    ends = {span.end for span in segmenter.segment(window)}
+    inner = [e for e in ends if e < len(window) and (window[e - 1].isspace() or window[e - 1] in _FULL_STOPS)]
+    return [*sorted(inner), len(window)]
+
+
+def _cut(sentence: str, limit: int) -> Iterator[str]:
+    while len(sentence) > limit:
+        end = _clause_end(sentence, limit)
+        yield sentence[:end].rstrip()
+        sentence = sentence[end:].lstrip()
+    if sentence:
+        yield sentence
+
+
+def _clause_end(text: str, limit: int) -> int:
+    """The last good place to cut in the first `limit` characters; clause ends in the first third are too early."""
+    ends = [m.end() for m in _CLAUSE_END.finditer(text, 0, limit) if m.end() > limit // 3]
+    return ends[-1] if ends else _word_end(text, limit)
+
+
+def _word_end(text: str, limit: int) -> int:
+    space = text.rfind(" ", 1, limit + 1)
+    return space if space > 0 else grapheme_end(text, limit)
+
+
+def grapheme_end(text: str, limit: int) -> int:
+    """The last index in (0, `limit`] that is not inside a combining or emoji sequence; `limit` if there is none."""
+    end = min(limit, len(text))
+    while 0 < end < len(text) and _joins(text[end - 1], text[end]):
+        end -= 1
+    return end or limit
+
+
+def _joins(left: str, right: str) -> bool:
+    if unicodedata.category(right).startswith("M") or "\u200d" in (left, right):
+        return True
+    if "\U0001f3fb" <= right <= "\U0001f3ff":  # skin tones
+        return True
+    return all("\U0001f1e6" <= c <= "\U0001f1ff" for c in (left, right))  # flags are pairs of these

@@ -1,0 +1,146 @@
+"""Text to the phoneme ids of Piper voices, by piper-tts and the espeak-ng inside it.
+
+For text that needs no mending the ids are those of piper-tts itself. `voice` is the voice's JSON configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from vivace.core.errors import MissingDependency, ModelError, TextError
+from vivace.text._clean import clean
+from vivace.text._normalize import normalize
+from vivace.text._sentences import grapheme_end, paragraphs, split
+
+SUMMARY = "phoneme ids of Piper voices (espeak-ng)"
+
+_TYPES = ("espeak", "text")
+_LONGEST_WORD = 120  # bytes; espeak-ng drops what stands behind byte 160 of a word
+_LONGEST_DIGITS = 30  # espeak-ng drops what stands behind digit 32 of a number
+_LONGEST_UTTERANCE = 1000  # phonemes; 500 letters are about 600
+_WORD = re.compile(r"[^\s\u3400-\u9fff]{31,}")  # Chinese characters are words of their own
+_DIGITS = re.compile(rf"[0-9]{{{_LONGEST_DIGITS}}}(?=[0-9])")
+_RAW = re.compile(r"\[\[.*?\]\]")
+_STAND_IN = 0xF0000  # private-use characters stand in for raw phonemes; `clean` leaves none in the text
+_STAND_INS = re.compile("[\U000f0000-\U0010ffff]")
+_SPOKEN = re.compile(r"[^\W_]|[^\w\s.!?,;:'\"()\[\]{}<>|«»“”‘’¿¡…—–-]")
+_espeak = threading.Lock()  # espeak-ng keeps one voice and one text for the whole process
+
+
+def tokens(text: str, voice: Mapping[str, Any]) -> list[list[int]]:
+    """The ids of each utterance of `text`, in order; none is empty.
+
+    An utterance is what espeak-ng takes for a sentence, or a part of a very long one. `[[ ]]` holds raw phonemes.
+    Raises TextError if nothing can be spoken, ModelError if the voice's settings do not serve, MissingDependency
+    if piper-tts, pysbd or num2words is not installed.
+    """
+    reader = _reader(_key(voice))
+    language = str(reader.config.espeak_voice)
+    utterances = []
+    for phonemes in _phonemes(text, reader, language):
+        if any(p[0].isalnum() for p in phonemes if p in reader.config.phoneme_id_map):
+            utterances += [[int(i) for i in reader.phonemes_to_ids(part)] for part in _parts(phonemes)]
+    if not utterances:
+        raise TextError("the text holds nothing that this voice can speak; give it at least one letter or digit")
+    return utterances
+
+
+def _phonemes(text: str, reader: Any, language: str) -> Iterator[list[str]]:
+    for paragraph in paragraphs(clean(text)):
+        hidden, raw = _hide(normalize(paragraph, language))
+        for sentence in split(hidden, language):
+            shown = _show(_breakable(sentence), raw)
+            if _SPOKEN.search(shown):  # espeak-ng reads a lone "!!!" as "exclamation"
+                with _espeak:
+                    yield from _phonemize(reader, shown)
+
+
+def _hide(text: str) -> tuple[str, list[str]]:
+    """The text with one stand-in character for each raw-phoneme block, so that no sentence ends inside a block."""
+    raw: list[str] = []
+
+    def stand_in(match: re.Match[str]) -> str:
+        raw.append(match[0])
+        return chr(_STAND_IN + len(raw) - 1)
+
+    return _RAW.sub(stand_in, text), raw
+
+
+def _show(text: str, raw: list[str]) -> str:
+    return _STAND_INS.sub(lambda m: raw[ord(m[0]) - _STAND_IN], text) if raw else text
+
+
+def _phonemize(reader: Any, sentence: str) -> list[list[str]]:
+    try:
+        return list(reader.phonemize(sentence))
+    except RuntimeError as error:
+        raise ModelError(f"espeak-ng: {error}; check espeak.voice in the voice's JSON file") from None
+
+
+def _breakable(sentence: str) -> str:
+    """The sentence with spaces in the words that espeak-ng would cut off."""
+    return _WORD.sub(_broken_word, _DIGITS.sub(r"\g<0> ", sentence))
+
+
+def _broken_word(match: re.Match[str]) -> str:
+    word, parts = match[0], []
+    while len(word.encode()) > _LONGEST_WORD:
+        fits = len(word.encode()[:_LONGEST_WORD].decode(errors="ignore"))
+        sign = max(word.rfind(c, 1, fits) for c in "-/._,")
+        end = sign + 1 if sign > 0 else grapheme_end(word, fits)
+        parts.append(word[:end])
+        word = word[end:]
+    return " ".join([*parts, word])
+
+
+def _parts(phonemes: list[str]) -> Iterator[list[str]]:
+    """The utterance, cut between words if it is so long that one run of a model would take gigabytes."""
+    while len(phonemes) > _LONGEST_UTTERANCE:
+        end = next((i for i in range(_LONGEST_UTTERANCE, _LONGEST_UTTERANCE // 2, -1) if phonemes[i] == " "), None)
+        end = end or _LONGEST_UTTERANCE
+        yield phonemes[:end]
+        phonemes = phonemes[end + 1 :] if phonemes[end] == " " else phonemes[end:]
+    if phonemes:
+        yield phonemes
+
+
+def _key(voice: Mapping[str, Any]) -> str:
+    """Those settings of a voice that reading depends on; a missing one is a ModelError."""
+    kind = voice.get("phoneme_type", "espeak")
+    if kind not in _TYPES:
+        raise ModelError(
+            f"the voice's phoneme_type is {kind!r}; Vivace reads {' and '.join(_TYPES)}: use another voice"
+        )
+    try:
+        settings = {
+            "phoneme_type": kind,
+            "espeak": {"voice": voice["espeak"]["voice"]},
+            "phoneme_id_map": dict(voice["phoneme_id_map"]),
+            "vowel_clusters": [list(cluster) for cluster in voice.get("vowel_clusters") or ()],
+        }
+        missing = [mark for mark in "_^$" if mark not in settings["phoneme_id_map"]]
+    except (KeyError, TypeError, ValueError):
+        missing = ["espeak.voice and phoneme_id_map"]
+    if missing:
+        raise ModelError(
+            f"the voice's settings lack {', '.join(missing)}; give the JSON file that belongs to the voice"
+        )
+    return json.dumps(settings, sort_keys=True)
+
+
+@lru_cache(maxsize=16)
+def _reader(settings: str) -> Any:
+    """A piper-tts voice without its model: it phonemizes, and never synthesizes."""
+    try:
+        from piper.config import PiperConfig
+        from piper.voice import PiperVoice
+    except ImportError:
+        raise MissingDependency("piper-tts", "piper") from None
+    unused = {"num_symbols": 0, "num_speakers": 1, "audio": {"sample_rate": 0}}
+    config = PiperConfig.from_dict({**unused, **json.loads(settings)})
+    return PiperVoice(session=None, config=config)
