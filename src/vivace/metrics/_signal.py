@@ -18,6 +18,7 @@ Indices = NDArray[np.intp]
 WINDOW = 0.025  # seconds
 HOP = 0.010  # seconds
 BANDS = 40
+INAUDIBLE = 70.0  # dB below speech, in one band
 FLOOR = -100.0  # dB: below the noise of 16-bit audio, so that digital silence has a finite level
 
 
@@ -57,18 +58,21 @@ def decibels(power: Floats) -> Floats:
 
 
 def frames(samples: Samples, rate: int, window: float = WINDOW, hop: float = HOP) -> Floats:
-    """Overlapping pieces [n, round(window * rate)] of the clip; the last one is filled up with zeros."""
+    """Overlapping pieces [n, round(window * rate)] of the clip, each without its own mean: an offset is no sound.
+
+    The last piece is filled up with the last sample.
+    """
     size, step = round(window * rate), round(hop * rate)
     count = 1 + max(0, -(-(len(samples) - size) // step))
-    padded = np.zeros((count - 1) * step + size)
+    padded = np.full((count - 1) * step + size, samples[-1], dtype=np.float64)
     padded[: len(samples)] = samples
-    return np.lib.stride_tricks.sliding_window_view(padded, size)[::step]
+    cut = np.lib.stride_tricks.sliding_window_view(padded, size)[::step]
+    return np.asarray(cut - cut.mean(axis=1, keepdims=True), dtype=np.float64)
 
 
 def levels(samples: Samples, rate: int, window: float = WINDOW, hop: float = HOP) -> Floats:
-    """The level of each frame [n] in dB; its mean is no part of it, so that an offset is not taken for sound."""
-    cut = frames(samples, rate, window, hop)
-    return decibels(2 * cut.var(axis=1))
+    """The level of each frame [n] in dB."""
+    return decibels(2 * (frames(samples, rate, window, hop) ** 2).mean(axis=1))
 
 
 def speech_level(frame_levels: Floats) -> float:
@@ -95,8 +99,12 @@ def mel(power: Floats, rate: int, bands: int = BANDS) -> Floats:
 
 
 def log_mel(samples: Samples, rate: int, bands: int = BANDS) -> Floats:
-    """Mel band levels [frames, bands] in dB."""
-    return decibels(mel(spectrogram(samples, rate), rate, bands))
+    """Mel band levels [frames, bands] in dB relative to the clip's speech level, none lower than `-INAUDIBLE`.
+
+    Without that floor, noise that nobody hears would decide over the distance of two pauses.
+    """
+    relative = decibels(mel(spectrogram(samples, rate), rate, bands)) - speech_level(levels(samples, rate))
+    return np.maximum(relative, -INAUDIBLE)
 
 
 @cache
@@ -110,6 +118,23 @@ def _filters(rate: int, bins: int, bands: int) -> Floats:
     weights /= weights.sum(axis=0)
     weights.setflags(write=False)
     return np.asarray(weights, dtype=np.float64)
+
+
+def cepstra(log_levels: Floats, order: int = 24) -> Floats:
+    """Cosine-series coefficients 1 to `order` [frames, order] of ln(amplitude), from mel band levels in dB.
+
+    ln(amplitude at position x of the mel axis, 0 to 1) = c_0 + sum of c_k cos(pi k x): the form for which the
+    mel-cepstral distance is the root mean square difference of two spectra in dB.
+    """
+    bands = log_levels.shape[1]
+    cosines = np.cos(np.pi * np.outer(np.arange(bands) + 0.5, np.arange(1, order + 1)) / bands)
+    return np.asarray(log_levels @ cosines * (np.log(10) / 20 * 2 / bands), dtype=np.float64)
+
+
+def runs(mask: NDArray[np.bool_]) -> tuple[Indices, Indices]:
+    """Where each run of true values starts, and the index after its end."""
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    return edges[::2], edges[1::2]
 
 
 def align(a: Floats, b: Floats, slack: int = 100) -> tuple[Indices, Indices]:
