@@ -60,7 +60,8 @@ class Segment(nn.Module):
         self.register_buffer("basis", torch.tensor(basis.reshape(-1, 1, WINDOW), dtype=torch.float32))
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        x = samples / (samples.abs().amax(dim=1, keepdim=True) + 1e-8)
+        # The original divides by (peak + 1e-8); the exporter takes the addition of so little for one of nothing.
+        x = samples * 1e8 / (samples.abs().amax(dim=1, keepdim=True) * 1e8 + 1)
         x = functional.pad(x, ((WINDOW - HOP) // 2,) * 2, mode="reflect")
         spectrum = functional.conv1d(x[:, None], self.basis, stride=HOP).reshape(1, 2, WINDOW // 2 + 1, -1)
         magnitude = spectrum.square().sum(dim=1, keepdim=True).sqrt().clip(1e-12)

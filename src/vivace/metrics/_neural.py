@@ -35,14 +35,17 @@ def once(load: Callable[..., T]) -> Callable[..., T]:
 def speech(audio: Audio, seconds: float) -> Samples:
     """The samples of `audio` at 16 kHz, within [-1, 1].
 
-    Raises ValueError if they are not finite, silent, or last less than `seconds`.
+    Raises ValueError if they are not finite, or last less than `seconds`.
     """
     samples = np.clip(resample(audio, RATE), -1.0, 1.0)
     if audio.seconds < seconds:
         raise ValueError(f"the audio lasts {audio.seconds:.3f} s; at least {seconds} s are needed to judge it")
-    if np.abs(samples).max() < SILENCE:
-        raise ValueError("the audio is silent; there is no speech to judge")
     return samples
+
+
+def silent(samples: Samples) -> bool:
+    """Whether nothing in them can be heard."""
+    return bool(np.abs(samples).max() < SILENCE)
 
 
 @once

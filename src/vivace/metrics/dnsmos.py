@@ -39,7 +39,7 @@ Floats = NDArray[np.float32]
 def score(audio: Audio, text: str, reference: Audio | None) -> float:
     """The predicted overall rating (OVRL).
 
-    Raises ValueError for audio that is silent, not finite, or shorter than 0.25 s; MissingDependency without
+    Raises ValueError for audio that is not finite, or shorter than 0.25 s; MissingDependency without
     `speechmos`.
     """
     return float(np.mean(np.polyval(SCALE, overall(_network(), speech(audio, MINIMUM)))))

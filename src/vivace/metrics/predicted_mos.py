@@ -26,7 +26,7 @@ SILENCE = 3_840  # samples after the clip: what the convolutions see of it and o
 
 
 def score(audio: Audio, text: str, reference: Audio | None) -> float:
-    """The predicted MOS. Raises ValueError for audio that is silent, not finite, or shorter than 0.25 s."""
+    """The predicted MOS. Raises ValueError for audio that is not finite, or shorter than 0.25 s."""
     return mos_of(session(DATA / "distillmos.onnx"), speech(audio, MINIMUM))
 
 

@@ -1,0 +1,25 @@
+"""Word error rate: how many words a recognizer gets wrong. A guard for intelligibility, not a measure of quality:
+it barely notices hiss."""
+
+from __future__ import annotations
+
+from vivace.core.audio import Audio
+from vivace.core.errors import MissingDependency
+from vivace.metrics._asr import comparison
+
+SUMMARY = "word error rate of the transcript (Whisper tiny.en, English; may exceed 1)"
+NEEDS = frozenset({"text"})
+UNIT = ""
+BETTER = "down"
+
+
+def score(audio: Audio, text: str, reference: Audio | None) -> float:
+    """Wrong, missing and added words for each word of `text`, after both were normalized.
+
+    Raises ValueError if `text` holds no word, or the audio is not finite or shorter than 0.1 s; MissingDependency.
+    """
+    try:
+        import jiwer
+    except ImportError as error:
+        raise MissingDependency("jiwer", "eval") from error
+    return float(jiwer.wer(*comparison(audio, text)))
