@@ -12,8 +12,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -99,8 +99,11 @@ class Bundle:
 def write_bundle(out: Path, bundle: Bundle, fill: Callable[[Path], None], *, overwrite: bool = False) -> Bundle:
     """Writes `bundle` at `out`; `fill(folder)` puts the files there (those under `evidence/` are kept apart).
 
-    Raises BundleError if `out` exists (unless `overwrite`) or cannot be written.
+    Raises BundleError if `out` exists (unless `overwrite`, and then it must be a bundle) or cannot be written.
     """
+    out = Path(out)
+    if overwrite and out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+        raise BundleError(f"{out} is no bundle and is not replaced by one; choose another name")
     with atomic_folder(out, overwrite=overwrite) as folder:
         fill(folder)
         found = {p.relative_to(folder).as_posix(): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -118,14 +121,15 @@ def write_bundle(out: Path, bundle: Bundle, fill: Callable[[Path], None], *, ove
 def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     """Reads a bundle and, unless `verify` is off, checks the digest of every file.
 
-    Raises BundleError for a folder that is no bundle, a newer schema, or a file that was changed.
+    Raises BundleError for a folder that is no bundle, a newer schema, a name that leads out of the folder, or a
+    file that was changed.
     """
     path = Path(path)
     try:
         data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(f"{path} is no bundle (it has no {MANIFEST}); make one with: vivace import MODEL") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path / MANIFEST} cannot be read ({error}); import the model again") from None
     try:
         if data["schema"] != SCHEMA:
@@ -133,8 +137,12 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
         bundle = _from_json(path, data)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleError(f"{path / MANIFEST} is damaged ({error!r}); import the model again") from None
+    _check_names(bundle)
     if verify:
-        _check(bundle)
+        try:
+            _check_files(bundle)
+        except OSError as error:
+            raise BundleError(f"a file of {path} cannot be read ({error})") from None
     return bundle
 
 
@@ -142,8 +150,7 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
 def atomic_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary sibling of `out`, renamed to `out` at the end, removed on any exception (Ctrl-C too)."""
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise BundleError(f"{out} exists; choose another name or pass --force")
+    _free(out, overwrite)
     if out.exists() and not out.is_dir():
         raise BundleError(f"{out} is a file; choose another name")
     try:
@@ -154,17 +161,37 @@ def atomic_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         yield folder
         folder.chmod(0o755)  # mkdtemp makes it private; a bundle is an ordinary folder
-        if out.exists():
-            old = folder.with_name(folder.name + ".old")
-            out.rename(old)
-            folder.rename(out)
-            shutil.rmtree(old)
-        else:
-            folder.rename(out)
+        _free(out, overwrite)  # somebody else may have written it meanwhile
+        _put(folder, out)
     except OSError as error:
-        raise BundleError(f"cannot write {out}: {error.strerror or error}") from error
+        raise BundleError(f"cannot write {out}: {_reason(error)}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free(out: Path, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out} exists; choose another name or pass --force")
+
+
+def _put(folder: Path, out: Path) -> None:
+    """Renames `folder` to `out`. What was there is put back if that fails."""
+    if not out.exists():
+        folder.rename(out)
+        return
+    old = folder.with_name(folder.name + ".old")
+    out.rename(old)
+    try:
+        folder.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)
+
+
+def _reason(error: OSError) -> str:
+    named = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{named}"
 
 
 def atomic_file(path: Path, data: bytes) -> None:
@@ -178,17 +205,25 @@ def atomic_file(path: Path, data: bytes) -> None:
     except OSError as error:
         raise BundleError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none to remove
+            temporary.unlink()
 
 
-def _check(bundle: Bundle) -> None:
-    for name, sha in {**bundle.files, **bundle.evidence}.items():
+def _check_names(bundle: Bundle) -> None:
+    for name in (*bundle.files, *bundle.evidence, *(stage.file for stage in bundle.stages)):
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts:
-            raise BundleError(f"{bundle.path} names a file outside itself ({name}); do not use it")
+            raise BundleError(f"{bundle.path} names a file outside itself ({name!r}); do not use it")
+    for stage in bundle.stages:
+        if stage.file not in bundle.files:
+            raise BundleError(f"{bundle.path} does not list the file {stage.file!r} of a stage; import the model again")
+
+
+def _check_files(bundle: Bundle) -> None:
+    for name, sha in {**bundle.files, **bundle.evidence}.items():
         file = bundle.file(name)
         if not file.is_file():
-            raise BundleError(f"{bundle.path} lacks its file {name}; copy it again or import the model again")
+            raise BundleError(f"{bundle.path} lacks its file {name!r}; copy it again or import the model again")
         if _sha256(file) != sha:
             raise BundleError(f"{file} was changed (its SHA-256 differs from the manifest's); import the model again")
     if _digest(bundle) != bundle.digest:
@@ -219,5 +254,28 @@ def _from_json(path: Path, data: dict[str, Any]) -> Bundle:
 
     stages = tuple(Stage(**{**s, "inputs": spec(s["inputs"]), "outputs": spec(s["outputs"])}) for s in data["stages"])
     history = tuple(Step(**step) for step in data["history"])
-    fields = {k: v for k, v in data.items() if k not in ("schema", "stages", "history", "voices")}
-    return Bundle(path=path, stages=stages, history=history, voices=tuple(data["voices"]), **fields)
+    rest = {k: v for k, v in data.items() if k not in ("schema", "stages", "history", "voices")}
+    bundle = Bundle(path=path, stages=stages, history=history, voices=tuple(data["voices"]), **rest)
+    specs = (s for stage in stages for s in (*stage.inputs.values(), *stage.outputs.values()))
+    for part in (bundle, *stages, *specs, *history):
+        _check_types(part)
+    return bundle
+
+
+_KINDS: dict[str, type[Any] | tuple[type[Any], ...]] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "tuple[str, ...]": tuple,
+    "Mapping[str, Any]": dict,
+    "Mapping[str, str]": dict,
+}
+
+
+def _check_types(part: Any) -> None:
+    """Raises TypeError for a plain field of a manifest's dataclass that holds another type."""
+    for f in fields(part):
+        value, kind = getattr(part, f.name), _KINDS.get(str(f.type), object)
+        inner = value.values() if f.type == "Mapping[str, str]" else value if f.type == "tuple[str, ...]" else ()
+        if not isinstance(value, kind) or isinstance(value, bool) or not all(isinstance(i, str) for i in inner):
+            raise TypeError(f"{f.name} is {value!r}")

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from vivace.core.errors import UsageError
+from vivace.core.errors import UsageError, VivaceError
 
 KINDS = ("families", "text", "runtimes", "passes", "metrics")
 
@@ -28,12 +28,18 @@ def names(kind: str) -> list[str]:
 def load(kind: str, name: str) -> Any:
     """The module registered as `name`.
 
-    Raises UsageError for a name that is not registered, with the nearest one that is.
+    Raises UsageError for a name that is not registered, with the nearest one that is, and VivaceError for a
+    third party's module that cannot be imported.
     """
     if name in _builtin(kind):
         return importlib.import_module(f"vivace.{kind}.{name}")
     if name in _third_party(kind):
-        return _third_party(kind)[name].load()
+        point = _third_party(kind)[name]
+        try:
+            return point.load()
+        except (ImportError, AttributeError) as error:
+            where = f"{_singular(kind)} {name!r} ({point.value})"
+            raise VivaceError(f"the {where} cannot be loaded: {error}; update or uninstall its package") from error
     known = names(kind)
     near = get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

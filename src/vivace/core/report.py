@@ -54,6 +54,12 @@ class Report:
 
     @staticmethod
     def from_json(text: str) -> Report:
+        """Raises ValueError for anything that `to_json` of this schema did not write."""
         data = json.loads(text)
-        data["measurements"] = tuple(Measurement(**m) for m in data["measurements"])
-        return Report(**data)
+        try:
+            if data["schema"] != SCHEMA:
+                raise ValueError(f"it has schema {data['schema']}, this Vivace reads {SCHEMA}")
+            data["measurements"] = tuple(Measurement(**m) for m in data["measurements"])
+            return Report(**data)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a field is missing or wrong: {error}") from None

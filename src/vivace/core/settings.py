@@ -7,6 +7,7 @@ A settings class is a frozen dataclass whose fields are str, int, float, bool or
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -64,15 +65,21 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     try:
         if typing.get_origin(kind) is tuple:
             items = value.split(",") if isinstance(value, str) else value
-            return tuple(str(item).strip() for item in items if str(item).strip())
+            if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+                raise TypeError
+            return tuple(item.strip() for item in items if item.strip())
         if kind is bool:
             if isinstance(value, bool):
                 return value
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
-        if kind in (int, float) and isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise TypeError
+        converted = kind(value)
+        lost = kind is int and isinstance(value, float) and converted != value  # 3.7 is not 3
+        if lost or (kind is float and not math.isfinite(converted)):
             raise ValueError
-        return kind(value)
-    except (ValueError, KeyError, TypeError):
+        return converted
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise UsageError(f"{where} is {value!r}; it must be {_name(kind)}") from None
 
 

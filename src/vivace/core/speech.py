@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,8 +50,8 @@ class Request:
             raise UsageError(f"seed is {self.seed}; it must not be negative")
         if self.chunk_frames < 0:
             raise UsageError(f"chunk_frames is {self.chunk_frames}; it must not be negative")
-        if self.max_seconds <= 0:
-            raise UsageError(f"max_seconds is {self.max_seconds}; it must be above 0")
+        if not 0 < self.max_seconds < math.inf:
+            raise UsageError(f"max_seconds is {self.max_seconds}; it must be above 0 and finite")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,7 @@ class Row:
 
     The family's `advance` fills `frames` (frame axis last) and sets `done`; its `render` moves `rendered`
     forward. A row is finished when it is done and all its frames are rendered.
+    `held` is for models that move in steps: how many of the last frames cannot be rendered before more come.
     """
 
     request: Request
@@ -82,11 +84,19 @@ class Row:
     frames: Array | None = None
     done: bool = False
     rendered: int = 0
+    held: int = 0
     state: dict[str, Any] = field(default_factory=dict)
 
     @property
     def total_frames(self) -> int:
         return 0 if self.frames is None else int(self.frames.shape[-1])
+
+    @property
+    def speakable(self) -> bool:
+        """Whether `render` has something to do: all frames of a row that is done, or a whole chunk before that."""
+        if self.done:
+            return self.rendered < self.total_frames
+        return 0 < self.request.chunk_frames <= self.total_frames - self.held - self.rendered
 
     @property
     def finished(self) -> bool:

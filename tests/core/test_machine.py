@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from vivace.core import machine
+
+CPUINFO = """processor\t: 0
+model name\t: Imaginary CPU 9000
+flags\t\t: fpu avx2 avx512f avx512_vnni other
+"""
+ARM = "processor\t: 0\nFeatures\t: fp asimd i8mm\n"
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    machine.describe.cache_clear()
+
+
+def given_files(monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
+    monkeypatch.setattr(machine, "_read", lambda path: files.get(path, ""))
+
+
+def test_description_is_plain_json_and_true_of_this_process() -> None:
+    facts = machine.describe()
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["cores"] == machine.cores() >= 1
+    assert facts["packages"]["numpy"]
+    assert facts["cpu"]
+
+
+def test_reads_an_x86_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_files(monkeypatch, {"/proc/cpuinfo": CPUINFO, "/proc/meminfo": "MemTotal:       25165824 kB\n"})
+    facts = machine.describe()
+    assert facts["cpu"] == "Imaginary CPU 9000"
+    assert facts["flags"] == ["avx2", "avx512f", "avx512_vnni"]
+    assert facts["memory_gb"] == 24.0
+
+
+def test_reads_an_arm_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_files(monkeypatch, {"/proc/cpuinfo": ARM})
+    assert machine.describe()["flags"] == ["asimd", "i8mm"]
+
+
+def test_leaves_out_what_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_files(monkeypatch, {})
+    facts = machine.describe()
+    assert facts["flags"] == []
+    assert facts["memory_gb"] is None
+    assert facts["cpu"]
+
+
+def test_a_package_that_is_not_installed_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "PACKAGES", ("numpy", "no-such-package-at-all"))
+    assert list(machine.describe()["packages"]) == ["numpy"]
+
+
+def test_a_file_that_is_not_there_reads_as_nothing(tmp_path: Path) -> None:
+    assert machine._read(str(tmp_path / "none")) == ""
+
+
+def test_cores_follow_the_affinity_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7}, raising=False)
+    assert machine.cores() == 3
+
+
+def test_cores_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert machine.cores() == 1
