@@ -37,6 +37,7 @@ MATMUL = (
 RECURRENT = ("LSTM", "GRU", "RNN")
 # Multiply too, but the trace alone does not tell how much: named in the report instead of counted as nothing.
 UNCOUNTED = ("Attention", "DynamicQuantizeLSTM", "Einsum", "GroupQueryAttention", "MultiHeadAttention", "QAttention")
+MULTIPLYING = frozenset((*CONV, "ConvTranspose", *MATMUL, *RECURRENT, *UNCOUNTED))
 VIEWS = ("Flatten", "Identity", "Reshape", "Shape", "Size", "Squeeze", "Unsqueeze")  # no byte of their data is moved
 PRECISIONS = {"float": "fp32", "double": "fp64", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
 

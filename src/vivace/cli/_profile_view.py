@@ -1,0 +1,137 @@
+"""A profile as tables for the terminal."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vivace.core.report import Report
+
+NODES = 10
+TYPES = 4
+NONE = "-"
+
+Json = Mapping[str, Any]
+
+
+def render_table(report: Report) -> list[Any]:
+    """Rich renderables, in the order in which they are read: parts, operators, lengths, batches, findings."""
+    found, threads = report.details, report.settings["threads"]
+    text = found["text"]
+    on = f"{report.machine['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
+    taken = f"{text['name']} text ({text['characters']} characters, {text['audio_seconds']:.2f} s of audio)"
+    return [
+        _parts(f"Time by part: {taken}\n{on}, {report.settings['runs']} runs", found["parts"]),
+        *_operators(found["operators"]),
+        _lengths(found["lengths"]),
+        _batches(found["batches"]),
+        _text(found["batching"]),
+        _text(_facts(found)),
+        *(_text(f"{k}. {sentence}") for k, sentence in enumerate(found["bottlenecks"], 1)),
+    ]
+
+
+def _parts(title: str, parts: Sequence[Json]) -> Any:
+    columns = ("part", "ms", "share", "GMAC per s of audio", "GMAC/s", "of ceiling", "MAC/byte", "limit", "gain at ceiling")
+    rows = [
+        (
+            part["name"],
+            f"{part['ms']:.1f}",
+            f"{100 * part['share']:.1f}%",
+            _number(part.get("macs_per_audio_second"), "{:.2f}", 1e-9) + ("+" if part.get("uncounted") else ""),
+            _number(part.get("gmacs_per_s"), "{:.0f}"),
+            _number(part.get("ceiling_share"), "{:.0f}%", 100),
+            _number(part.get("intensity"), "{:.1f}"),
+            part.get("bound") or NONE,
+            _number(part.get("gain_at_ceiling"), "{:.2f}x"),
+        )
+        for part in parts
+    ]
+    whole = sum(part["ms"] for part in parts)
+    macs = sum(part.get("macs_per_audio_second", 0.0) for part in parts)
+    total = ("whole", f"{whole:.1f}", "100.0%", f"{macs / 1e9:.2f}", f"{_rate(parts, whole):.0f}", *[""] * 4)
+    return _table(title, columns, [*rows, total], footer=True)
+
+
+def _rate(parts: Sequence[Json], whole_ms: float) -> float:
+    return float(sum(part.get("macs", 0) for part in parts) / whole_ms / 1e6)
+
+
+def _operators(operators: Mapping[str, Json]) -> list[Any]:
+    """By type for each stage, and the slowest nodes of all stages; nothing where no runtime wrote a trace."""
+    if not operators:
+        return []
+    types = [
+        (stage, ", ".join(f"{kind['op']} {100 * kind['share']:.0f}%" for kind in view["types"][:TYPES]))
+        for stage, view in operators.items()
+    ]
+    nodes = [(stage, node) for stage, view in operators.items() for node in view["nodes"]]
+    slowest = sorted(nodes, key=lambda item: -float(item[1]["ms"]))[:NODES]
+    rows = [
+        (node["node"] or NONE, stage, node["op"], f"{node['ms']:.2f}", _number(node["gmacs_per_s"], "{:.0f}"))
+        for stage, node in slowest
+    ]
+    return [
+        _table("Operators, by their share of the stage", ("stage", "operators"), types, left=2),
+        _table("The slowest nodes", ("node", "stage", "operator", "ms", "GMAC/s"), rows, left=3),
+    ]
+
+
+def _lengths(lengths: Sequence[Json]) -> Any:
+    rows = [
+        (
+            row["text"],
+            f"{row['characters']}",
+            f"{row['audio_seconds']:.2f}",
+            f"{row['ms']:.1f}",
+            NONE if row["low"] is None else f"{row['low']:.1f} to {row['high']:.1f}",
+            f"{row['rtf']:.4f}",
+        )
+        for row in lengths
+    ]
+    return _table("Text length", ("text", "characters", "audio s", "ms", "95% interval", "RTF"), rows)
+
+
+def _batches(batches: Sequence[Json]) -> Any:
+    rows = [
+        (f"{row['batch']}", f"{row['ms']:.1f}", f"{row['throughput']:.1f}", f"{row['gain']['value']:.2f}x")
+        for row in batches
+    ]
+    return _table("Texts together", ("batch", "ms", "audio s per s", f"times {batches[0]['batch']}"), rows, left=0)
+
+
+def _facts(found: Json) -> str:
+    memory, roof = found["memory_mb"], found["ceiling"]
+    peaks = ", ".join(f"{precision} {rate:,.0f} GMAC/s" for precision, rate in roof["gmacs"].items())
+    return (
+        f"Load {statistics.median(found['load_s']):.2f} s. Memory {memory['loaded']:.0f} MB after load, at most"
+        f" {memory['peak']:.0f} MB ({memory['characters']} characters)."
+        f" This machine's ceiling: {peaks}, memory {roof['gbytes']:.0f} GB/s."
+    )
+
+
+def _table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, footer: bool = False
+) -> Any:
+    """`left` columns are words, the others figures; `footer` sets the last row apart."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=title, title_justify="left", header_style="bold")
+    for k, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if k < left else "right", overflow="fold")
+    for k, row in enumerate(rows):
+        # Text, not str: a node name may hold brackets, which Rich would take for markup.
+        drawn.add_row(*map(Text, row), end_section=footer and k == len(rows) - 2)
+    return drawn
+
+
+def _text(sentence: str) -> Any:
+    from rich.text import Text
+
+    return Text(sentence)
+
+
+def _number(value: float | None, form: str, factor: float = 1.0) -> str:
+    return NONE if value is None else form.format(value * factor)

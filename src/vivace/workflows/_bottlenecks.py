@@ -1,0 +1,83 @@
+"""The parts that cost most, in words with figures: what limits each of them, and therefore what could help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vivace.workflows._ceiling import Ceiling
+from vivace.workflows._macs import MULTIPLYING
+from vivace.workflows._stopwatch import ENGINE, TOKENS
+
+TOP = 3
+NEAR = 0.6  # of the ceiling: from here on, better code for the same arithmetic gains little
+FAR = 0.3  # of the ceiling: below it, neither arithmetic nor memory explains the time
+OTHERS = {
+    TOKENS: "spent in the text front end: no pass on the model changes it",
+    ENGINE: "spent between the stages on noise, padding and copies: fewer and longer runs help",
+}
+
+Json = Mapping[str, Any]
+
+
+def sentences(parts: Sequence[Json], operators: Mapping[str, Json], ceiling: Ceiling) -> list[str]:
+    """One sentence for each of the TOP parts, the slowest first, from the rows and views of the profile."""
+    slowest = sorted(parts, key=lambda part: -float(part["ms"]))[:TOP]
+    return [
+        f"{part['name']}: {100 * part['share']:.0f}% of the time ({part['ms']:.1f} ms); "
+        + (OTHERS.get(part["name"]) or _stage(part, operators.get(part["name"]), ceiling))
+        for part in slowest
+    ]
+
+
+def _stage(part: Json, view: Json | None, ceiling: Ceiling) -> str:
+    if "macs" not in part:
+        return "its operations cannot be counted, because it is no ONNX file"
+    if part["ceiling_share"] is None:
+        lacking = ", ".join(p for p in part["macs_by_precision"] if p not in ceiling.gmacs)
+        return f"{part['gmacs_per_s']:.0f} GMAC/s in {lacking}, for which this machine's peak could not be measured"
+    memory = part["bound"] == "memory" and not part["cached"]
+    if memory and part["ceiling_share"] >= FAR:
+        return (
+            f"{100 * part['memory_share']:.0f}% of this machine's memory bandwidth at {part['intensity']:.1f} MACs per"
+            f" byte, so smaller weights and activations or fused operators help, faster arithmetic does not"
+        )
+    reached = f"{100 * part['compute_share']:.0f}% of this machine's {_precision(part)} peak"
+    in_int8 = part.get("gain_in_int8")
+    if part["ceiling_share"] >= NEAR:
+        gain = f"; its arithmetic in INT8 would make the whole {in_int8:.2f}x as fast" if in_int8 else ""
+        return f"{reached}, so only {_cheaper(part)} help{gain}"
+    gain = f"; at that peak the whole would be {part['gain_at_ceiling']:.2f}x as fast"
+    if in_int8:
+        gain += f", with its arithmetic in INT8 and the rest as now {in_int8:.2f}x"
+    if part["ceiling_share"] < FAR:
+        reached = f"only {reached}, so the many small operators are the limit, not arithmetic or memory"
+    return reached + gain + _spent(view)
+
+
+def _precision(part: Json) -> str:
+    """The precision that a part's MACs are in, or all of them, the commonest first."""
+    macs = part["macs_by_precision"]
+    return " and ".join(sorted(macs, key=lambda p: -int(macs[p]))) or "arithmetic"
+
+
+def _cheaper(part: Json) -> str:
+    macs = part["macs_by_precision"]
+    if macs.get("int8", 0) > part["macs"] / 2:
+        return "fewer operations"
+    return f"cheaper arithmetic ({'INT8' if 'bf16' in macs else 'INT8, bf16'}) or fewer operations"
+
+
+def _spent(view: Json | None) -> str:
+    """How much of the part's time goes to operators that do not multiply, and to which."""
+    if not view:
+        return ""
+    idle = [kind for kind in view["types"] if kind["op"] not in MULTIPLYING]
+    share = sum(float(kind["share"]) for kind in idle)
+    if share < 0.02:
+        return ""
+    calls = sum(float(kind["calls"]) for kind in idle)
+    most = " and ".join(kind["op"] for kind in idle[:2])
+    return (
+        f"; {100 * share:.0f}% of its time goes to operators that do not multiply ({calls:,.0f} runs, most in {most})"
+    )

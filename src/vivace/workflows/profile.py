@@ -1,0 +1,276 @@
+"""Where a voice's time goes, how close each part comes to what this machine can do, and what would help."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vivace.core import machine
+from vivace.core.bundle import Bundle
+from vivace.core.contracts import Progress
+from vivace.core.errors import UsageError
+from vivace.core.report import Better, Measurement, Report
+from vivace.core.speech import Request
+from vivace.core.stage import RuntimeOptions, Session, Stage
+from vivace.engine.engine import Engine
+from vivace.workflows import _bottlenecks, _operators
+from vivace.workflows import texts as sentences
+from vivace.workflows._batching import time_batches
+from vivace.workflows._ceiling import Ceiling, ceiling
+from vivace.workflows._macs import CountingSession, Work, total
+from vivace.workflows._memory import peak_memory
+from vivace.workflows._profile_plots import plot
+from vivace.workflows._roofline import assess
+from vivace.workflows._stopwatch import ENGINE, TOKENS, Reading, Timed, interval, read_all
+
+__all__ = ["plot", "profile"]
+
+LOADS = 3
+TRACED_RUNS = 3
+
+
+def profile(
+    bundle: Bundle,
+    *,
+    threads: int = 1,
+    texts: Mapping[str, str] | None = None,
+    batches: Sequence[int] = (1, 2, 4, 8),
+    runs: int = 7,
+    progress: Progress = lambda message, share: None,
+    cache: Path | None = None,
+) -> Report:
+    """Measures the bundle part by part; `details` holds the whole breakdown (docs/profile.md names its fields).
+
+    `texts` by name, the built-in ones if None; the parts are those of the one named "medium", or of middle length.
+    `threads` 0 means all cores. `cache` is the folder in which the machine's ceiling is kept (see _ceiling).
+    Raises UsageError for impossible arguments, VivaceError if a text cannot be spoken.
+    """
+    if runs < 1 or threads < 0 or not batches or min(batches) < 1:
+        raise UsageError("runs and every batch must be at least 1, threads at least 0")
+    if texts is not None and not texts:
+        raise UsageError("there is no text to profile with")
+    threads = threads or machine.cores()
+    said = dict(sorted((texts or _texts()).items(), key=lambda item: len(item[1])))
+    middle = "medium" if "medium" in said else list(said)[len(said) // 2]
+
+    roof = ceiling(threads, cache, progress=progress)
+    progress("loading", 0.05)
+    loads = _load_times(bundle, threads)
+    readings = _read(bundle, threads, said, runs, _part(progress, 0.1, 0.4))
+    progress("counting operations", 0.4)
+    work = _count(bundle, said[middle])
+    progress("tracing operators", 0.5)
+    operators = _trace(bundle, threads, said[middle], work)
+    batching = time_batches(bundle, threads, said[middle], sorted(set(batches)), runs, _part(progress, 0.55, 0.95))
+    progress("measuring memory", 0.95)
+    loaded, peak = peak_memory(bundle, list(said.values())[-1], threads)
+
+    parts = _parts(bundle, readings[middle], work, roof)
+    if any((part.get("compute_share") or 0.0) > 1.0 for part in parts):  # a ceiling that is beaten is none
+        roof = ceiling(threads, cache, fresh=True, progress=progress)
+        parts = _parts(bundle, readings[middle], work, roof)
+    lengths = [_length(name, said[name], readings[name]) for name in said]
+    details = {
+        "text": {"name": middle, "characters": len(said[middle]), "audio_seconds": readings[middle][0].audio},
+        "parts": parts,
+        "ceiling": asdict(roof),
+        "operators": operators,
+        "bottlenecks": _bottlenecks.sentences(parts, operators, roof),
+        "lengths": lengths,
+        "batches": batching["rows"],
+        "batching": batching["verdict"],
+        "load_s": loads,
+        "memory_mb": {"loaded": loaded, "peak": peak, "characters": len(list(said.values())[-1])},
+    }
+    progress("done", 1.0)
+    return Report(
+        "profile",
+        _measurements(details, threads),
+        bundles={"bundle": bundle.digest},
+        machine=machine.describe(),
+        settings={"name": bundle.name, "threads": threads, "runs": runs, "batches": sorted(set(batches))},
+        details=details,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _texts() -> dict[str, str]:
+    """The three built-in lengths, and the beginning of the long one at three lengths in between."""
+    said = dict(sentences.latency())
+    short, medium, long = (len(said[name]) for name in ("short", "medium", "long"))
+    targets = (
+        math.sqrt(short * medium),
+        medium ** (2 / 3) * long ** (1 / 3),
+        medium ** (1 / 3) * long ** (2 / 3),
+    )
+    for target in targets:
+        cut = said["long"].rfind(" ", 0, round(target))
+        if cut > 0:
+            text = said["long"][:cut].rstrip(",;:") + "."
+            said[f"{len(text)} characters"] = text
+    return said
+
+
+def _part(progress: Progress, begin: float, end: float) -> Progress:
+    """`progress` for a piece of work that is the stretch from `begin` to `end` of the whole."""
+    return lambda message, share: progress(message, begin + share * (end - begin))
+
+
+def _load_times(bundle: Bundle, threads: int) -> list[float]:
+    """Seconds of each of LOADS openings; one before them brings files and libraries into memory."""
+    seconds = []
+    for _ in range(1 + LOADS):
+        begun = time.perf_counter()
+        Engine(bundle, RuntimeOptions(threads=threads)).close()
+        seconds.append(time.perf_counter() - begun)
+    return seconds[1:]
+
+
+def _read(
+    bundle: Bundle, threads: int, said: Mapping[str, str], runs: int, progress: Progress
+) -> dict[str, list[Reading]]:
+    """`runs` readings of every text, text after text in each round, so that a slow moment hits no text alone."""
+    readings: dict[str, list[Reading]] = {name: [] for name in said}
+    timed = Timed(bundle, threads)
+    with timed.engine:
+        for k in range(runs + 1):  # the first round warms up
+            for name, text in said.items():
+                reading = timed.read(text)
+                if k:
+                    readings[name].append(reading)
+            progress(f"timing, round {k}/{runs}", k / runs)
+    return readings
+
+
+def _count(bundle: Bundle, text: str) -> dict[str, dict[str, Work]]:
+    """What one reading computes: work by node, by stage. Stages that are no ONNX file have none."""
+    counters: dict[str, CountingSession] = {}
+
+    def wrap(stage: Stage, session: Session) -> Session:
+        if not stage.file.endswith(".onnx"):
+            return session
+        counters[stage.name] = CountingSession(session, bundle.file(stage.file))
+        return counters[stage.name]
+
+    with Engine(bundle, RuntimeOptions(threads=machine.cores()), wrap=wrap) as engine:
+        read_all(engine, [Request("counted", text, seed=1)])
+        return {name: counter.work() for name, counter in counters.items()}
+
+
+def _trace(bundle: Bundle, threads: int, text: str, work: Mapping[str, Mapping[str, Work]]) -> dict[str, Any]:
+    """The operator view of each stage whose runtime writes a trace."""
+    raw: dict[str, Any] = {}
+    calls: dict[str, int] = {}
+
+    def wrap(stage: Stage, session: Session) -> Session:
+        raw[stage.name] = session
+        return session
+
+    with tempfile.TemporaryDirectory(prefix="vivace-trace-") as folder:
+        options = RuntimeOptions(threads=threads, trace=folder)
+        with Engine(bundle, options, wrap=wrap) as engine:
+            for _ in range(1 + TRACED_RUNS):
+                read_all(engine, [Request("traced", text, seed=1)])
+            views = {}
+            for name, session in raw.items():
+                events = session.trace() if hasattr(session, "trace") else []
+                if events:
+                    calls[name] = sum(event["name"] == "model_run" for event in events) // (1 + TRACED_RUNS)
+                    views[name] = _operators.view(events, TRACED_RUNS, calls[name], work.get(name, {}))
+    return views
+
+
+def _parts(
+    bundle: Bundle, readings: Sequence[Reading], work: Mapping[str, Mapping[str, Work]], roof: Ceiling
+) -> list[dict[str, Any]]:
+    """One row for each part, in the order of the road. Shares are of the sum of the medians, so they add up to 1."""
+    medians = {name: 1000 * statistics.median(r.parts[name] for r in readings) for name in readings[0].parts}
+    whole = sum(medians.values())
+    audio = readings[0].audio
+    rows: list[dict[str, Any]] = [{"name": TOKENS, "kind": "text"}]
+    for stage in bundle.stages:
+        row: dict[str, Any] = {
+            "name": stage.name,
+            "kind": "stage",
+            "runtime": stage.runtime,
+            "precision": stage.precision,
+        }
+        row["calls"] = readings[0].calls.get(stage.name, 0)
+        if stage.name in work and medians[stage.name] > 0:
+            done = _as_run(total(work[stage.name].values()), stage)
+            row |= assess(medians[stage.name], whole, done, roof)
+            row["macs_per_audio_second"] = done.total_macs / audio
+        rows.append(row)
+    rows.append({"name": ENGINE, "kind": "engine"})
+    for part in rows:
+        part |= _ms([reading.parts[part["name"]] for reading in readings])
+        part["share"] = part["ms"] / whole
+    return rows
+
+
+def _as_run(work: Work, stage: Stage) -> Work:
+    """Counted work is in the file's precision; a runtime that runs floats in bf16 says so in the stage's label."""
+    if stage.precision != "bf16":
+        return work
+    macs = {("bf16" if p == "fp32" else p): n for p, n in work.macs.items()}
+    return Work(macs, work.weight_bytes, work.activation_bytes, work.uncounted)
+
+
+def _length(name: str, text: str, readings: Sequence[Reading]) -> dict[str, Any]:
+    taken = _ms([reading.seconds for reading in readings])
+    audio = readings[0].audio
+    return {
+        "text": name,
+        "characters": len(text),
+        "audio_seconds": audio,
+        **taken,
+        "rtf": taken["ms"] / 1000 / audio,
+        "parts_ms": {p: 1000 * statistics.median(r.parts[p] for r in readings) for p in readings[0].parts},
+    }
+
+
+def _ms(seconds: Sequence[float]) -> dict[str, Any]:
+    found = interval([1000 * s for s in seconds])
+    return {"ms": found.pop("value"), **found}
+
+
+def _measurements(details: Mapping[str, Any], threads: int) -> tuple[Measurement, ...]:
+    """The figures of `details` that can be compared between reports."""
+    found = []
+
+    def add(name: str, value: float | None, unit: str, better: Better, scope: str, row: Mapping[str, Any] = {}) -> None:
+        if value is not None:
+            bounds = (row.get("n", 1), row.get("low"), row.get("high"))
+            found.append(Measurement(name, value, unit, better, *bounds, scope))
+
+    on = f"{threads} thread{'s' if threads > 1 else ''}"
+    text = f"{details['text']['name']} text, {on}"
+    for row in details["parts"]:
+        add(f"time/{row['name']}", row["ms"], "ms", "down", text, row)
+        add(f"share/{row['name']}", 100 * row["share"], "%", "none", text)
+        add(f"ceiling_share/{row['name']}", _percent(row.get("ceiling_share")), "%", "up", text)
+        add(f"macs/{row['name']}", row.get("macs_per_audio_second"), "MAC per audio second", "down", text)
+    for row in details["lengths"]:
+        scope = f"{row['text']} text ({row['characters']} characters), {on}"
+        add("latency_p50", row["ms"], "ms", "down", scope, row)
+        add("rtf", row["rtf"], "", "down", scope)
+    for row in details["batches"]:
+        add("throughput", row["throughput"], "audio s/s", "up", f"batch {row['batch']}, {on}")
+    for precision, rate in details["ceiling"]["gmacs"].items():
+        add(f"peak/{precision}", rate, "GMAC/s", "none", on)
+    add("peak/memory", details["ceiling"]["gbytes"], "GB/s", "none", on)
+    add("load", statistics.median(details["load_s"]), "s", "down", on, {"n": len(details["load_s"])})
+    add("memory_loaded", details["memory_mb"]["loaded"], "MB", "down", "after load")
+    add("memory_peak", details["memory_mb"]["peak"], "MB", "down", f"{details['memory_mb']['characters']} characters")
+    return tuple(found)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
