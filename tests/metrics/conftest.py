@@ -1,5 +1,7 @@
-"""Recorded clips at 16 kHz: `speech` (3.1 s), `speech_other` (3.6 s), `speech_long` (8.8 s; all of one synthetic
-voice), `speech_noise_20db` (`speech` with white noise) and `tone` (2 s)."""
+"""Recorded clips at 16 kHz: `speech` (3.1 s), `speech_other` (3.6 s) and `speech_long` (8.8 s) of one synthetic voice,
+`speech_noise_20db` (`speech` with white noise), `another_voice` (the words of `speech`) and `tone` (2 s).
+
+The voices are Piper's en_US-joe-medium (recordings in the public domain) and Kokoro-82M's jm_kumo (Apache-2.0)."""
 
 from __future__ import annotations
 
