@@ -10,7 +10,7 @@ most of a long clip unheard; here all of them count, so scores of clips above 8 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 from vivace.core.audio import Audio, Samples
 from vivace.core.errors import MissingDependency
 from vivace.metrics._neural import RATE, once, open_session, speech
-
-if TYPE_CHECKING:
-    import onnx
 
 SUMMARY = "predicted overall quality, background noise included (DNSMOS P.835 OVRL, 1 to 5)"
 NEEDS: frozenset[str] = frozenset()
@@ -106,7 +103,7 @@ def model_path() -> Path:
     return Path(speechmos.__path__[0]) / "dnsmos_models" / "sig_bak_ovr.onnx"
 
 
-def _part(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> bytes:
+def _part(model: Any, nodes: list[Any]) -> bytes:
     """A model of consecutive nodes, from the first input of the first to the last output of the last."""
     from onnx import TensorProto, helper
 
