@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from rich.console import Console
+
+from vivace.cli._profile_view import render_table
+from vivace.core.report import Report
+from vivace.workflows._ceiling import Ceiling
+from vivace.workflows._macs import Work
+from vivace.workflows._roofline import assess
+
+
+def row(name, ms, share, **more):
+    return {"name": name, "ms": ms, "low": None, "high": None, "n": 1, "share": share, **more}
+
+
+def report(operators):
+    work = Work({"fp32": 6_000_000_000}, 7, 9, frozenset({"Einsum"}))
+    counted = assess(75.0, 100.0, work, Ceiling({"fp32": 100.0}, 20.0, 1)) | {"macs_per_audio_second": 3.0e9}
+    details = {
+        "text": {"name": "medium", "characters": 50, "audio_seconds": 2.0},
+        "parts": [row("text to tokens", 5.0, 0.05), row("decoder", 75.0, 0.75, **counted), row("flow", 20.0, 0.2)],
+        "operators": operators,
+        "lengths": [
+            {"text": "short", "characters": 13, "audio_seconds": 0.7, "rtf": 0.0531, **row("", 37.2, 0)},
+            {"text": "long", "characters": 250, "audio_seconds": 14.0, "rtf": 0.05}
+            | {"ms": 700.0, "low": 690.0, "high": 712.0},
+        ],
+        "batches": [{"batch": 1, "ms": 100.0, "throughput": 20.0, "gain": {"value": 1.0}}],
+        "batching": "Batching does not pay: at best ...",
+        "load_s": [0.5, 0.6, 0.4],
+        "memory_mb": {"loaded": 240.0, "peak": 600.0, "characters": 250},
+        "ceiling": {"gmacs": {"fp32": 123.0}, "gbytes": 38.0},
+        "bottlenecks": ["decoder: [75]% of the time", "flow: 20% of the time"],
+    }
+    machine = {"cpu": "A processor"}
+    return Report("profile", (), machine=machine, settings={"threads": 2, "runs": 7}, details=details)
+
+
+def printed(report):
+    console = Console(width=140, record=True, file=__import__("io").StringIO())
+    for part in render_table(report):
+        console.print(part)
+    return console.export_text()
+
+
+def test_all_figures_are_on_the_screen():
+    nodes = [{"node": "/dec/[0]/Conv", "op": "Conv", "ms": 7.2, "gmacs_per_s": 58.0}]
+    nodes.append({"node": "", "op": "Add", "ms": 1.0, "gmacs_per_s": None})
+    text = printed(report({"decoder": {"types": [{"op": "Conv", "share": 0.7}], "nodes": nodes}}))
+    for words in (
+        "medium text (50 characters, 2.00 s of audio)",
+        "A processor, 2 threads, 7 runs",
+        "75.0%",
+        "3.00+",  # plus what could not be counted
+        "80%",  # of the ceiling
+        "1.18x",
+        "690.0 to 712.0",
+        "0.0531",
+        "/dec/[0]/Conv",
+        "Conv 70%",
+        "Batching does not pay",
+        "Load 0.50 s. Memory 240 MB after load, at most 600 MB",
+        "fp32 123 GMAC/s, memory 38 GB/s",
+        "1. decoder: [75]% of the time",
+        "2. flow",
+    ):
+        assert words in text, words
+
+
+def test_without_a_trace_there_is_no_operator_table():
+    assert "slowest nodes" not in printed(report({}))

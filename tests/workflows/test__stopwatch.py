@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vivace.core.errors import VivaceError
+from vivace.core.speech import Request
+from vivace.engine.engine import Engine
+from vivace.workflows._stopwatch import ENGINE, TOKENS, Timed, interval, read_all
+
+
+def test_the_parts_of_a_reading_add_up(tiny):
+    timed = Timed(tiny, 1)
+    with timed.engine:
+        timed.read("One. Two. Three.")
+        reading = timed.read("abc. defg.")
+    assert list(reading.parts) == [TOKENS, "text", "decoder", ENGINE]
+    assert sum(reading.parts.values()) == pytest.approx(reading.seconds)
+    assert min(reading.parts.values()) > 0
+    assert reading.calls == {"text": 2, "decoder": 2}
+    assert reading.audio == pytest.approx((3 + 5) * 3 * 16 / 8000)
+
+
+def test_requests_are_read_together(tiny):
+    with Engine(tiny, max_batch=2) as engine:
+        assert read_all(engine, [Request("a", "abc"), Request("b", "abcd")]) == pytest.approx(7 * 3 * 16 / 8000)
+
+
+def test_a_text_that_cannot_be_spoken_is_an_error(tiny):
+    with Engine(tiny) as engine, pytest.raises(VivaceError, match="nothing to say"):
+        read_all(engine, [Request("a", ". .")])
+
+
+@given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=60))
+def test_the_interval_holds_the_true_median_with_95_percent(values):
+    found = interval(values)
+    n = len(values)
+    assert found["value"] == statistics.median(values)
+    assert found["n"] == n
+    assert (found["low"] is None) == (n < 6)
+    if n >= 6:
+        ordered = sorted(values)
+        assert found["low"] <= found["value"] <= found["high"]
+        # The widest cut whose two tails of the sign test stay within 5%.
+        cut = max(k for k in range(1, n) if 2 * sum(math.comb(n, j) for j in range(k)) / 2**n <= 0.05)
+        assert (found["low"], found["high"]) == (ordered[cut - 1], ordered[n - cut])

