@@ -30,9 +30,9 @@ class Model(Protocol):
     def advance(self, rows: Sequence[Row]) -> None:
         """Moves every row one step: sets `row.frames` and, when no more will come, `row.done`.
         A one-shot model is one whose first step is its last. Equal to advancing each row alone.
-        A model that moves in steps sets `row.held`, and is done at the latest when its frames fill
-        `request.max_seconds`. What a row holds is replaced, never altered in place, so that the engine can take
-        a failed step back."""
+        A model that moves in steps sets `row.held`, and is done at the latest when its frames without the held
+        ones exceed `request.max_seconds`. What a row holds is replaced, never altered in place, so that the engine
+        can take a failed step back."""
         ...
 
     def render(self, rows: Sequence[Row]) -> list[Audio]:

@@ -6,6 +6,8 @@ is served. Not thread-safe: one thread owns an engine.
 
 from __future__ import annotations
 
+import copy
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -21,6 +23,7 @@ from vivace.core.stage import RuntimeOptions, Session, Stage
 from vivace.engine.scheduler import Scheduler
 from vivace.engine.sequence import Sequence
 
+log = logging.getLogger(__name__)
 Wrap = Callable[[Stage, Session], Session]
 
 
@@ -74,19 +77,21 @@ class Engine:
         return not self._live and not self._cancelled
 
     def add(self, request: Request) -> None:
-        """Queues a request. Raises UsageError if its id is in use."""
-        if request.id in self._live:
+        """Queues a request. Raises UsageError if its id is in use: until the last event of that id was given."""
+        if request.id in self._live or any(s.request.id == request.id for s in self._cancelled):
             raise UsageError(f"request id {request.id!r} is in use")
         sequence = Sequence(request, times={"queued": self._clock()})
         self._live[request.id] = sequence
         self._scheduler.add(sequence)
 
-    def cancel(self, request_id: str) -> None:
-        """Ends a request; its last event comes with the next step. Unknown ids (finished ones) are no error."""
+    def cancel(self, request_id: str, *, silent: bool = False) -> None:
+        """Ends a request; its last event comes with the next step, or never if `silent`. Unknown ids (finished
+        ones) are no error."""
         sequence = self._live.pop(request_id, None)
         if sequence is not None:
             self._scheduler.remove(sequence)
-            self._cancelled.append(sequence)
+            if not silent:
+                self._cancelled.append(sequence)
 
     def step(self) -> list[Event]:
         """Moves some requests forward by one step each. A fault ends the request that has it, never its neighbours."""
@@ -101,11 +106,11 @@ class Engine:
                         raise TextError("the text holds nothing that can be spoken")
                     sequence.start(utterances)
                 running.append(sequence)
-            except VivaceError as error:
+            except Exception as error:  # noqa: BLE001
                 events.append(self._fail(sequence, error))
-        moving = [s for s in running if s.row and not s.row.done and s.row.rendered == s.row.total_frames]
+        moving = [s for s in running if s.row and not s.row.done and not s.row.speakable]
         events += self._together(moving, self._model.advance)
-        speaking = [s for s in running if s.status == "running" and s.row and s.row.rendered < s.row.total_frames]
+        speaking = [s for s in running if s.status == "running" and s.row and s.row.speakable]
         audio: dict[Row, Audio] = {}
 
         def render(rows: list[Row]) -> None:
@@ -122,18 +127,17 @@ class Engine:
         rows = [s.row for s in sequences if s.row]
         if not rows:
             return []
+        before = [copy.copy(row) for row in rows]
+        noise = [row.rng.bit_generator.state for row in rows]
         try:
             move(rows)
             return []
-        except (VivaceError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001
             if len(sequences) == 1:
                 return [self._fail(sequences[0], error)]
-        for sequence in sequences:  # a half-moved row starts afresh, with its own noise
-            assert sequence.row
-            if not sequence.row.total_frames:
-                sequence.begun -= 1
-                sequence.tokens.insert(0, sequence.row.tokens)
-                sequence.next_row()
+        for row, old, drawn in zip(rows, before, noise, strict=True):  # some may have moved already
+            vars(row).update(vars(old))
+            row.rng.bit_generator.state = drawn
         return [event for sequence in sequences for event in self._together([sequence], move)]
 
     def _progress(self, sequence: Sequence, audio: Audio | None) -> list[Event]:
@@ -154,7 +158,10 @@ class Engine:
         return [Event(sequence.request.id, audio, times=dict(sequence.times))] if audio else []
 
     def _fail(self, sequence: Sequence, error: Exception) -> Event:
-        return self._end(sequence, "error", error=str(error) or type(error).__name__)
+        if isinstance(error, VivaceError):
+            return self._end(sequence, "error", error=str(error))
+        log.error("a fault of Vivace or of an extension, not of the request", exc_info=error)
+        return self._end(sequence, "error", error=f"{type(error).__name__}: {error}")
 
     def _end(self, sequence: Sequence, reason: Reason, audio: Audio | None = None, error: str = "") -> Event:
         sequence.status = "cancelled" if reason == "cancelled" else "failed" if reason == "error" else "finished"
@@ -179,9 +186,12 @@ def stream(engine: Engine, request: Request) -> Iterator[Event]:
                 if event.done:
                     return
     finally:
-        engine.cancel(request.id)
+        engine.cancel(request.id, silent=True)
 
 
 def speak(engine: Engine, request: Request) -> Audio:
     """The whole audio of one request. Raises VivaceError if it fails."""
-    return join([event.audio for event in stream(engine, request) if event.audio is not None])
+    pieces = [event.audio for event in stream(engine, request) if event.audio is not None]
+    if not pieces:
+        raise ModelError("the voice made no audio")
+    return join(pieces)

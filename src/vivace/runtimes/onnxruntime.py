@@ -24,7 +24,9 @@ class OrtSession:
         self._inputs = [i.name for i in session.get_inputs()]
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Raises ModelError if the runtime rejects the inputs or fails inside the graph."""
+        """Raises ModelError if the runtime rejects the inputs or fails inside the graph, or the session is closed."""
+        if self._session is None:
+            raise ModelError("the stage is closed; open its bundle again")
         try:
             outputs = self._session.run(self._outputs, {name: inputs[name] for name in self._inputs})
         except KeyError as error:

@@ -1,0 +1,495 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vivace.core.audio import Audio, join
+from vivace.core.bundle import Bundle
+from vivace.core.errors import ModelError, UsageError, VivaceError
+from vivace.core.speech import Event, Request
+from vivace.core.stage import Array, RuntimeOptions, Session, Stage, Tensors
+from vivace.engine.engine import Engine, speak, stream
+
+ONE = RuntimeOptions(threads=1)
+TEXTS = {
+    "short": "hi.",
+    "long": "the quick brown fox jumps over the lazy dog. and then? it sleeps.",
+    "middle": "lazy dog",
+}
+SAME = 1e-6  # batched and streamed sums are taken in another order
+
+
+def engine(bundle: Bundle, max_batch: int = 1, **more: Any) -> Engine:
+    return Engine(bundle, ONE, max_batch=max_batch, **more)
+
+
+def run(engine: Engine, *requests: Request) -> list[Event]:
+    """All events until the engine is idle."""
+    for request in requests:
+        engine.add(request)
+    events: list[Event] = []
+    for _ in range(10_000):
+        if engine.idle:
+            return events
+        events += engine.step()
+    raise AssertionError("the engine never becomes idle")
+
+
+def audio_of(events: Iterable[Event], request_id: str) -> Audio:
+    return join([e.audio for e in events if e.request_id == request_id and e.audio is not None])
+
+
+def ends(events: Iterable[Event]) -> dict[str, str]:
+    """How each request ended; fails if one ended twice."""
+    found: dict[str, str] = {}
+    for event in events:
+        assert event.request_id not in found, "an event after the end"
+        if event.done:
+            assert event.reason
+            found[event.request_id] = event.reason
+    return found
+
+
+def close(one: Audio, other: Audio) -> bool:
+    return one.samples.shape == other.samples.shape and bool(np.abs(one.samples - other.samples).max() <= SAME)
+
+
+class Meddling:
+    """A session whose outputs and failures a test decides."""
+
+    def __init__(self, session: Session, meddle: Callable[[Tensors, dict[str, Array]], Mapping[str, Array]]) -> None:
+        self.session = session
+        self.meddle = meddle
+        self.closed = 0
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        return dict(self.meddle(inputs, self.session.run(inputs)))
+
+    def close(self) -> None:
+        self.closed += 1
+        self.session.close()
+
+
+def meddling(stage_name: str, meddle: Callable[[Tensors, dict[str, Array]], Mapping[str, Array]]) -> Any:
+    """A wrap for Engine that meddles with one stage."""
+    return lambda stage, session: Meddling(session, meddle) if stage.name == stage_name else session
+
+
+@pytest.fixture(params=[1, 5], ids=["one-shot", "multi-step"])
+def voice(request: pytest.FixtureRequest, make_toy: Any) -> Bundle:
+    return make_toy(voices=["ann", "bob"], steps=request.param)
+
+
+# --- one road ---
+
+
+def test_a_text_is_spoken(voice: Bundle) -> None:
+    with engine(voice) as e:
+        audio = speak(e, Request("a", TEXTS["long"]))
+    assert audio.rate == voice.sample_rate
+    assert audio.seconds > 1
+    assert audio.samples.dtype == np.float32
+    assert np.abs(audio.samples).max() <= 1
+
+
+def test_each_sentence_is_an_event_and_the_last_one_ends(voice: Bundle) -> None:
+    with engine(voice) as e:
+        events = [event for event in run(e, Request("a", TEXTS["long"])) if event.audio]
+    assert [event.done for event in events] == [False, False, True]
+    assert events[-1].reason == "stop"
+
+
+def test_a_voice_that_moves_in_steps_takes_several(make_toy: Any) -> None:
+    def steps(bundle: Bundle) -> int:
+        with engine(bundle) as e:
+            e.add(Request("a", "hello"))
+            return sum(1 for _ in iter(lambda: bool(e.step()) or not e.idle, False))
+
+    assert steps(make_toy(steps=5)) > steps(make_toy(steps=1)) >= 1
+
+
+def test_times_are_there_and_in_order(voice: Bundle) -> None:
+    ticks = itertools.count()
+    with engine(voice, clock=lambda: float(next(ticks))) as e:
+        events = run(e, Request("a", TEXTS["long"]), Request("b", TEXTS["short"]))
+    for name in "ab":
+        mine = [event for event in events if event.request_id == name]
+        last = mine[-1].times
+        assert list(last) == ["queued", "first_audio", "end"]
+        assert last["queued"] < last["first_audio"] < last["end"]
+        assert all(event.times["first_audio"] == last["first_audio"] for event in mine)
+        assert all("end" not in event.times for event in mine[:-1])
+
+
+def test_an_idle_engine_steps_without_events(voice: Bundle) -> None:
+    with engine(voice) as e:
+        assert e.idle
+        assert e.step() == []
+
+
+def test_max_batch_below_one_is_refused(toy: Bundle) -> None:
+    with pytest.raises(UsageError, match="max_batch is 0"):
+        engine(toy, 0)
+
+
+# --- the same samples, whatever runs beside ---
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 4])
+@pytest.mark.parametrize("chunk", [0, 7])
+def test_neighbours_change_nothing(voice: Bundle, max_batch: int, chunk: int) -> None:
+    requests = [
+        Request(name, text, seed=k, voice=("ann", "bob")[k % 2], speed=(1.0, 1.5, 0.7)[k], chunk_frames=chunk)
+        for k, (name, text) in enumerate(TEXTS.items())
+    ]
+    with engine(voice, max_batch) as e:
+        together = run(e, *requests)
+        alone = [speak(e, request) for request in requests]
+    assert ends(together) == dict.fromkeys(TEXTS, "stop")
+    for request, audio in zip(requests, alone, strict=True):
+        assert close(audio_of(together, request.id), audio)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.text("abc .", min_size=1, max_size=30).filter(lambda t: t.strip(" .")), min_size=2, max_size=4),
+    max_batch=st.integers(1, 4),
+    chunk=st.sampled_from([0, 1, 9]),
+)
+def test_neighbours_change_nothing_for_any_texts(voice: Bundle, texts: list[str], max_batch: int, chunk: int) -> None:
+    requests = [Request(str(k), text, seed=k, chunk_frames=chunk) for k, text in enumerate(texts)]
+    with engine(voice, max_batch) as e:
+        together = run(e, *requests)
+        for request in requests:
+            assert close(audio_of(together, request.id), speak(e, replace(request, chunk_frames=0)))
+
+
+def test_seed_voice_speed_and_noise_matter(voice: Bundle) -> None:
+    base = Request("a", TEXTS["middle"], seed=1)
+    with engine(voice) as e:
+        plain = speak(e, base)
+        assert close(plain, speak(e, base))
+        for change in ({"seed": 2}, {"voice": "bob"}, {"speed": 2.0}, {"noise_scale": 0.0}):
+            assert not close(plain, speak(e, replace(base, **change))), change
+        assert speak(e, replace(base, speed=2.0)).seconds < 0.7 * plain.seconds
+        silent = replace(base, noise_scale=0.0)
+        assert close(speak(e, silent), speak(e, replace(silent, seed=2)))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 8, 50, 10_000])
+def test_streamed_is_whole(voice: Bundle, chunk: int) -> None:
+    request = Request("a", TEXTS["long"], seed=3)
+    with engine(voice) as e:
+        whole = speak(e, request)
+        pieces = [event.audio for event in stream(e, replace(request, chunk_frames=chunk)) if event.audio]
+    assert close(join(pieces), whole)
+    hop = voice.defaults["hop"]
+    assert all(len(piece.samples) <= chunk * hop for piece in pieces)
+
+
+def test_streaming_a_voice_that_moves_in_steps_begins_before_it_is_done(make_toy: Any) -> None:
+    with engine(make_toy(steps=50)) as e:
+        e.add(Request("a", "x" * 200, chunk_frames=10))
+        steps = 0
+        while not any(event.audio for event in e.step()):
+            steps += 1
+        assert steps < 10
+
+
+# --- limits ---
+
+
+@pytest.mark.parametrize("chunk", [0, 4])
+@pytest.mark.parametrize("seconds", [0.00001, 0.1, 0.35, 1.0])
+def test_max_seconds_cuts_and_says_so(voice: Bundle, seconds: float, chunk: int) -> None:
+    request = Request("a", TEXTS["long"], seed=3, chunk_frames=chunk)
+    with engine(voice) as e:
+        whole = speak(e, request)
+        events = run(e, replace(request, max_seconds=seconds))
+    assert ends(events) == {"a": "length"}
+    cut = audio_of(events, "a")
+    assert len(cut.samples) == int(seconds * voice.sample_rate)
+    assert np.abs(cut.samples - whole.samples[: len(cut.samples)]).max(initial=0) <= SAME
+
+
+def test_max_seconds_of_the_exact_length_is_no_cut(voice: Bundle) -> None:
+    with engine(voice) as e:
+        whole = speak(e, Request("a", "hello"))
+        assert ends(run(e, Request("a", "hello", max_seconds=whole.seconds + 1e-9))) == {"a": "stop"}
+
+
+def test_a_voice_that_never_stops_is_stopped(make_toy: Any) -> None:
+    """Not only its audio is bounded, its steps are too."""
+    runs = 0
+
+    def count(_: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        nonlocal runs
+        runs += 1
+        return outputs
+
+    with engine(make_toy(steps=1000), wrap=meddling("frames", count)) as e:
+        assert ends(run(e, Request("a", "x" * 400, max_seconds=0.2))) == {"a": "length"}
+    assert runs < 30  # at 100 frames a second and one frame a step; the whole text is over 1,600
+
+
+# --- faults ---
+
+
+def test_text_that_cannot_be_spoken_ends_in_an_error(voice: Bundle) -> None:
+    with engine(voice, 2) as e:
+        events = run(e, Request("bad", "!!!"), Request("good", "hello"))
+    assert ends(events) == {"bad": "error", "good": "stop"}
+    assert next(event.error for event in events if event.request_id == "bad").startswith("the text holds no")
+
+
+def test_an_unknown_voice_ends_in_an_error(voice: Bundle) -> None:
+    with engine(voice) as e, pytest.raises(VivaceError, match="unknown voice 'carl'; known: ann, bob"):
+        speak(e, Request("a", "hello", voice="carl"))
+
+
+def poisoned(inputs: Tensors) -> bool:
+    """Whether the letter q (id 16) is in the batch."""
+    return bool((inputs["input"] == 16).any())
+
+
+ERRORS = [ModelError("broken"), MemoryError(), RuntimeError("a bug"), IndexError("another bug")]
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 4])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_a_failing_row_ends_alone_in_its_first_step(voice: Bundle, max_batch: int, error: Exception) -> None:
+    def fail(inputs: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        if poisoned(inputs):
+            raise error
+        return outputs
+
+    requests = [Request(name, text, seed=5) for name, text in [("a", "hello"), ("b", "q"), ("c", "world. again.")]]
+    with engine(voice, max_batch) as e:
+        alone = {r.id: speak(e, r) for r in requests}
+    with engine(voice, max_batch, wrap=meddling("text", fail)) as e:
+        events = run(e, *requests)
+    assert ends(events) == {"a": "stop", "b": "error", "c": "stop"}
+    for name in "ac":
+        assert close(audio_of(events, name), alone[name])
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 4])
+@pytest.mark.parametrize("stage", ["frames", "decoder"])
+@pytest.mark.parametrize("chunk", [0, 9])
+@pytest.mark.parametrize("turn", range(1, 12, 2))
+def test_after_a_passing_fault_the_neighbours_lose_nothing(
+    voice: Bundle, max_batch: int, stage: str, chunk: int, turn: int
+) -> None:
+    """One run of one stage fails: at most one request ends, and all others have the samples they always have."""
+    runs = 0
+
+    def fail_once(_: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        nonlocal runs
+        runs += 1
+        if runs == turn:
+            raise ModelError("a passing fault")
+        return outputs
+
+    requests = [Request(name, text, seed=k, chunk_frames=chunk) for k, (name, text) in enumerate(TEXTS.items())]
+    with engine(voice) as e:
+        alone = {r.id: speak(e, r) for r in requests}
+    with engine(voice, max_batch, wrap=meddling(stage, fail_once)) as e:
+        events = run(e, *requests)
+    ended = ends(events)
+    assert set(ended) == set(TEXTS)
+    assert list(ended.values()).count("error") <= 1
+    for name, reason in ended.items():
+        if reason == "stop":
+            assert close(audio_of(events, name), alone[name])
+
+
+def test_samples_that_are_not_numbers_end_one_row(voice: Bundle) -> None:
+    def nan_row(inputs: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        bad = (inputs["input"] == 16).any(axis=1)
+        return {**outputs, "hidden": np.where(bad[:, None, None], np.float32("nan"), outputs["hidden"])}
+
+    with engine(voice, 3, wrap=meddling("text", nan_row)) as e:
+        requests = [Request("a", "hello"), Request("b", "q"), Request("c", "world")]
+        alone = {r.id: speak(e, r) for r in requests if r.id != "b"}
+        events = run(e, *requests)
+    assert ends(events) == {"a": "stop", "b": "error", "c": "stop"}
+    assert [event.error for event in events if event.request_id == "b"] == [
+        "the model made samples that are not numbers"
+    ]
+    assert not [event for event in events if event.request_id == "b" and event.audio]
+    for name in "ac":
+        assert close(audio_of(events, name), alone[name])
+
+
+def test_a_bug_is_named_and_its_traceback_logged(toy: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    def bug(_: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        raise IndexError("list index out of range")
+
+    with engine(toy, wrap=meddling("text", bug)) as e, pytest.raises(VivaceError, match="IndexError: list index"):
+        speak(e, Request("a", "hello"))
+    assert "Traceback" in caplog.text
+
+
+def test_a_user_error_is_not_logged(toy: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    with engine(toy) as e, pytest.raises(VivaceError):
+        speak(e, Request("a", "!!!"))
+    assert caplog.text == ""
+
+
+def test_a_voice_that_makes_no_audio_is_an_error(toy: Bundle) -> None:
+    def nothing(_: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        return {**outputs, "frames": outputs["frames"][:, :, :0]}
+
+    bundle = replace(toy, defaults={**toy.defaults, "steps": 1})
+    with engine(bundle, wrap=meddling("frames", nothing)) as e:
+        family = e._model
+        advance = family.advance
+
+        def done(rows: Any) -> None:
+            advance(rows)
+            for row in rows:
+                row.done = True
+
+        family.advance = done  # type: ignore[method-assign]
+        with pytest.raises(ModelError, match="made no audio"):
+            speak(e, Request("a", "hello"))
+
+
+# --- ids and cancelling ---
+
+
+def test_a_duplicate_id_is_refused_until_its_end_is_told(voice: Bundle) -> None:
+    with engine(voice) as e:
+        e.add(Request("a", "hello"))
+        with pytest.raises(UsageError, match="'a' is in use"):
+            e.add(Request("a", "world"))
+        e.cancel("a")
+        with pytest.raises(UsageError, match="'a' is in use"):
+            e.add(Request("a", "world"))
+        assert ends(e.step()) == {"a": "cancelled"}
+        assert ends(run(e, Request("a", "world"))) == {"a": "stop"}
+        assert ends(run(e, Request("a", "again"))) == {"a": "stop"}
+
+
+def test_cancel_before_the_first_step(voice: Bundle) -> None:
+    with engine(voice) as e:
+        e.add(Request("a", "hello"))
+        e.cancel("a")
+        assert not e.idle
+        events = e.step()
+        assert ends(events) == {"a": "cancelled"}
+        assert events[0].audio is None
+        assert list(events[0].times) == ["queued", "end"]
+        assert e.idle
+
+
+def test_cancel_while_speaking_leaves_the_neighbour_alone(voice: Bundle) -> None:
+    other = Request("b", TEXTS["middle"], seed=1)
+    with engine(voice, 2) as e:
+        alone = speak(e, other)
+        e.add(Request("a", TEXTS["long"], chunk_frames=2))
+        e.add(other)
+        events = e.step()
+        e.cancel("a")
+        events += run(e)
+    assert ends(events) == {"a": "cancelled", "b": "stop"}
+    assert close(audio_of(events, "b"), alone)
+
+
+def test_cancelling_twice_or_an_unknown_id_is_no_error(voice: Bundle) -> None:
+    with engine(voice) as e:
+        e.add(Request("a", "hello"))
+        e.cancel("a")
+        e.cancel("a")
+        e.cancel("nobody")
+        assert ends(run(e)) == {"a": "cancelled"}
+
+
+def test_leaving_a_stream_early_cancels_and_frees_its_id(voice: Bundle) -> None:
+    request = Request("a", TEXTS["long"], chunk_frames=2)
+    with engine(voice) as e:
+        whole = speak(e, request)
+        for event in stream(e, request):
+            assert event.audio
+            break
+        assert e.idle
+        assert close(speak(e, request), whole)
+
+
+def test_an_error_in_the_middle_of_a_stream_frees_its_id(voice: Bundle) -> None:
+    with engine(voice) as e:
+        with pytest.raises(VivaceError):
+            speak(e, Request("a", "!!!"))
+        assert speak(e, Request("a", "hello")).seconds > 0
+
+
+# --- opening and closing ---
+
+
+def closing(closed: list[str]) -> Any:
+    class Noting:
+        def __init__(self, stage: Stage, session: Session) -> None:
+            self.stage, self.session = stage, session
+
+        def run(self, inputs: Tensors) -> dict[str, Array]:
+            return self.session.run(inputs)
+
+        def close(self) -> None:
+            closed.append(self.stage.name)
+            self.session.close()
+
+    return Noting
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, RuntimeError])
+def test_every_session_is_closed_once(toy: Bundle, error: type[BaseException] | None) -> None:
+    closed: list[str] = []
+    try:
+        with engine(toy, wrap=closing(closed)) as e:
+            e.add(Request("a", "hello"))
+            if error:
+                raise error
+    except (KeyboardInterrupt, RuntimeError):
+        pass
+    e.close()
+    assert closed == ["text", "frames", "decoder"]
+
+
+def test_ctrl_c_inside_a_stage_is_not_a_fault_of_the_request(toy: Bundle) -> None:
+    closed: list[str] = []
+
+    def interrupt(_: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        raise KeyboardInterrupt
+
+    def wrap(stage: Stage, session: Session) -> Session:
+        return closing(closed)(stage, Meddling(session, interrupt) if stage.name == "decoder" else session)
+
+    with pytest.raises(KeyboardInterrupt), engine(toy, wrap=wrap) as e:
+        speak(e, Request("a", "hello"))
+    assert closed == ["text", "frames", "decoder"]
+
+
+def test_a_stage_that_cannot_be_loaded_closes_those_before_it(toy: Bundle) -> None:
+    closed: list[str] = []
+    broken = replace(toy, stages=(*toy.stages[:2], replace(toy.stages[2], runtime="no_such_runtime")))
+    with pytest.raises(UsageError, match="unknown runtime"):
+        engine(broken, wrap=closing(closed))
+    assert closed == ["text", "frames"]
+
+
+def test_wrap_sees_every_stage_and_its_runs(toy: Bundle) -> None:
+    seen: list[str] = []
+
+    def wrap(stage: Stage, session: Session) -> Session:
+        return Meddling(session, lambda inputs, outputs: seen.append(stage.name) or outputs)
+
+    with engine(toy, wrap=wrap) as e:
+        speak(e, Request("a", "hello"))
+    assert seen == ["text", "frames", "decoder"]

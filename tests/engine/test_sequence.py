@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+
+from vivace.core.speech import Request
+from vivace.core.stage import seeded
+from vivace.engine.sequence import Sequence
+
+UTTERANCES = [np.array([1, 2]), np.array([3])]
+
+
+def test_goes_through_its_utterances_in_order() -> None:
+    sequence = Sequence(Request("id", "x"))
+    sequence.start(UTTERANCES)
+    assert sequence.status == "running"
+    assert sequence.row is not None
+    assert sequence.row.tokens is UTTERANCES[0]
+    assert sequence.next_row()
+    assert sequence.row.tokens is UTTERANCES[1]
+    assert not sequence.next_row()
+    assert sequence.row is None
+
+
+def test_start_leaves_the_list_of_utterances_alone() -> None:
+    given = list(UTTERANCES)
+    sequence = Sequence(Request("id", "x"))
+    sequence.start(given)
+    assert len(given) == 2
+
+
+def test_each_utterance_has_its_own_noise_by_seed_and_place() -> None:
+    def noise(seed: int) -> list[list[float]]:
+        sequence = Sequence(Request("id", "x", seed=seed))
+        sequence.start(UTTERANCES)
+        drawn = []
+        while sequence.row:
+            drawn.append(sequence.row.rng.standard_normal(4).tolist())
+            sequence.next_row()
+        return drawn
+
+    assert noise(7) == noise(7)
+    assert noise(7) == [seeded(7, place).standard_normal(4).tolist() for place in (0, 1)]
+    assert noise(7)[0] != noise(7)[1]
+    assert noise(7)[0] != noise(8)[0]
