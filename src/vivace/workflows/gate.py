@@ -148,10 +148,10 @@ def faster(timings: Timings, parent: str, child: str) -> tuple[list[dict[str, An
 
     Faster means: the interval of the overall ratio lies above 1, and no single text is certainly slower.
     """
-    rows, reasons = _speed_rows(timings, parent, child)
+    rows, reasons = speed_rows(timings, parent, child), []
     overall = rows[-1]["ratio"]
     if overall["low"] is None or overall["low"] <= 1.0:
-        reasons.append(f"not faster: {_ratio(overall)} on all texts, {timings.threads} threads")
+        reasons.append(f"not faster: {_ratio(overall)} on all texts, {threads(timings.threads)}")
     for row in rows[:-1]:
         if row["ratio"]["high"] is not None and row["ratio"]["high"] < 1.0:
             row["ok"] = False
@@ -161,7 +161,7 @@ def faster(timings: Timings, parent: str, child: str) -> tuple[list[dict[str, An
 
 def not_slower(timings: Timings, parent: str, child: str, margin: float) -> tuple[list[dict[str, Any]], list[str]]:
     """The same where size is the objective: the interval must lie above 1 - margin."""
-    rows, reasons = _speed_rows(timings, parent, child)
+    rows, reasons = speed_rows(timings, parent, child), []
     overall = rows[-1]["ratio"]
     if overall["low"] is None or overall["low"] <= 1.0 - margin:
         rows[-1]["ok"] = False
@@ -169,14 +169,18 @@ def not_slower(timings: Timings, parent: str, child: str, margin: float) -> tupl
     return rows, reasons
 
 
-def _speed_rows(timings: Timings, parent: str, child: str) -> tuple[list[dict[str, Any]], list[str]]:
+def speed_rows(timings: Timings, parent: str, child: str) -> list[dict[str, Any]]:
+    """The speed-up of the child on each text, and on "all" of them last."""
     ratios = {text: plain(timings.ratio(parent, child, text)) for text in timings.characters}
     ratios["all"] = plain(timings.overall(parent, child))
-    rows = [
+    return [
         {"text": text, "threads": timings.threads, "ratio": ratio, "ok": (ratio["low"] or 0.0) > 1.0}
         for text, ratio in ratios.items()
     ]
-    return rows, []
+
+
+def threads(count: int) -> str:
+    return f"{count} thread" + "s" * (count != 1)
 
 
 def _ratio(interval: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ Resumable: every bundle, clip, score and timing is kept in a work folder beside 
 
 from __future__ import annotations
 
-import math
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -15,20 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from vivace.core import machine, registry
-from vivace.core.bundle import EVIDENCE, Bundle, open_bundle
+from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.contracts import Context, Progress
 from vivace.core.errors import BundleError, UsageError, VivaceError
-from vivace.core.report import Measurement, Report
-from vivace.workflows import gate, texts
+from vivace.core.report import Report
+from vivace.workflows import _outcome, gate, texts
 from vivace.workflows._memory import peak_memory
-from vivace.workflows.benchmark import Timings, latency_rows, measure
+from vivace.workflows._outcome import Variant
+from vivace.workflows._plan import Plan
+from vivace.workflows.benchmark import Timings, measure
 from vivace.workflows.calibration import record
 from vivace.workflows.clips import Clips, Scores, Store, scored, spoken
-from vivace.workflows.evaluate import summary, worst
 from vivace.workflows.recipe import Entry, Recipe
 
 CALIBRATION_TEXTS = 32
-SHOWN_CLIPS = 3  # texts whose audio goes into the report
+# Rough seconds, by which the progress bar shares itself out.
+SPEAK_COST, SCORE_COST, ROUND_COST, APPLY_COST = 0.3, 0.9, 2.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -42,35 +44,33 @@ class Result:
 
 
 @dataclass
-class Variant:
-    """A bundle on its way through the gate."""
-
-    id: str
-    label: str
-    bundle: Bundle
-    clips: Clips
-    scores: Scores
-    kept: bool
-    timings: Timings | None = None  # arms: original, parent, child
-
-
-@dataclass
 class Run:
     """What all steps of one optimization share."""
 
     settings: gate.Settings
     metrics: tuple[str, ...]
     sentences: list[str]
-    work: Path
-    store: Store
-    progress: Progress
     latency: dict[str, str]
     calibration_texts: list[str]
+    work: Path
+    store: Store
+    plan: Plan
     recorded: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
+
+    def speak(self, bundle: Bundle, what: str, sentences: Sequence[str], seed: int) -> Clips:
+        tell = self.plan.phase(what, SPEAK_COST * len(sentences))
+        return spoken(bundle, sentences, seed=seed, store=self.store, progress=tell)
+
+    def score(self, clips: Clips, what: str, reference: Clips) -> Scores:
+        tell = self.plan.phase(what, SCORE_COST * len(clips.texts))
+        return scored(clips, self.metrics, reference=reference, store=self.store, progress=tell)
+
+    def rules(self) -> dict[str, gate.Rule]:
+        return gate.rules(self.settings, self.metrics)
 
     def calibration(self, bundle: Bundle, stage: str) -> list[dict[str, Any]]:
         if bundle.digest not in self.recorded:
-            self.recorded = {bundle.digest: record(bundle, self.calibration_texts, progress=self.progress)}
+            self.recorded = {bundle.digest: record(bundle, self.calibration_texts)}
         return self.recorded[bundle.digest][stage]
 
 
@@ -94,124 +94,101 @@ def optimize(
     `evaluation` and `calibration` texts default to the built-in sets, which are disjoint; `metrics` to all.
     Raises UsageError for texts that serve both, BundleError if `out` exists or cannot be written.
     """
-    settings = settings or gate.Settings()
+    begun = time.perf_counter()
     out = Path(out)
     if out.exists() and not overwrite:
         raise BundleError(f"{out} exists; choose another name or pass --force")
-    sentences = list(evaluation)[: settings.texts] or texts.evaluation(settings.texts)
-    calibration_texts = list(calibration) or texts.calibration(CALIBRATION_TEXTS)
-    if set(sentences) & set(calibration_texts):
-        raise UsageError("a text is both for calibration and for evaluation; quality must be judged on unseen text")
-    work = out.with_name(f".{out.name}.work")
-    begun = time.perf_counter()
-    steps = _Steps(progress, len(recipe.passes))
-    names = tuple(metrics) or tuple(registry.names("metrics"))
-    run = Run(settings, names, sentences, work, Store(work), steps.inner, latency or texts.latency(), calibration_texts)
+    run = _run(out, recipe, settings or gate.Settings(), metrics, evaluation, calibration, latency, progress)
     original = _original(run, bundle)
-    steps.done("original")
     floor, sensitivity, blind = _trust(run, original)
-    steps.done("trust")
     variants, trials, parent = [original], [], original
     for number, entry in enumerate(recipe.passes, 1):
-        steps.name = f"pass {number}/{len(recipe.passes)} {entry.name}"
         trial, child = _trial(run, original, parent, entry, number, blind)
         trials.append(trial)
         if child:
             variants.append(child)
             parent = child if child.kept else parent
-        steps.done("pass")
-    steps.name = "final comparison"
+    first = next((v.timings for v in variants if v.timings), None) or _timed(run, {"original": bundle}, "original")
+    rows = {v.id: _outcome.row(v, first, _memory(run, v.bundle)) for v in variants}
+    met, verdict = _outcome.verdict(rows["v0"], rows[parent.id], trials, run.settings, blind)
     details: dict[str, Any] = {
         "command": command,
-        "texts": {"evaluation": len(sentences), "source": "given" if evaluation else "built in"},
-        "recipe": {
-            "name": recipe.name,
-            "summary": recipe.summary,
-            "objective": recipe.objective,
-            "passes": [
-                {"name": e.name, "settings": asdict(e.settings), "objective": e.objective} for e in recipe.passes
-            ],
-        },
-        "budget": {"speed": settings.min_speedup or None, "size_mb": settings.max_mb or None},
-        "margins": {n: {"margin": r.margin, "rule": r.words} for n, r in gate.rules(settings, names).items()},
+        "texts": {"evaluation": len(run.sentences), "source": "given" if evaluation else "built in"},
+        "recipe": _outcome.recipe_json(recipe),
+        "budget": {"speed": run.settings.min_speedup or None, "size_mb": run.settings.max_mb or None},
+        "margins": {name: {"margin": r.margin, "rule": r.words} for name, r in run.rules().items()},
+        "variants": list(rows.values()),
         "trials": trials,
         "noise_floor": floor,
         "sensitivity": sensitivity,
-        "attribution": _attribution(trials),
-        "final": parent.id,
-    }
-    rows = {v.id: _row(run, v) for v in variants}
-    met, verdict = _verdict(rows[original.id], rows[parent.id], trials, settings, blind)
-    details |= {
-        "variants": list(rows.values()),
+        "attribution": _outcome.attribution(trials),
         "budget_met": met,
         "verdict": verdict,
+        "final": parent.id,
         "seconds": time.perf_counter() - begun,
     }
     report = Report(
         "optimize",
-        _measurements(rows[parent.id]),
+        _outcome.measurements(rows[parent.id]),
         bundles={"original": bundle.digest, "final": parent.bundle.digest},
         machine=machine.describe(),
-        settings=asdict(settings) | {"metrics": list(names)},
+        settings=asdict(run.settings) | {"metrics": list(run.metrics)},
         details=details,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    steps.inner("writing the report", 0.5)
-    final = parent.bundle.derive(out, None, lambda folder: _evidence(folder, report, variants), overwrite=overwrite)
+    run.plan.phase("writing the report", 5.0)
+    final = parent.bundle.derive(
+        out, None, lambda folder: _outcome.evidence(folder, report, variants), overwrite=overwrite
+    )
     if not keep_work:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(run.work, ignore_errors=True)
     progress("done", 1.0)
     return Result(final, report, met)
 
 
-COST = {"original": 2.0, "trust": 3.0, "pass": 4.0, "end": 1.0}  # of the steps, relative
-
-
-class _Steps:
-    """Turns the progress of a step into that of the whole, by what each kind of step usually costs."""
-
-    def __init__(self, progress: Progress, passes: int) -> None:
-        self._progress = progress
-        self._total = COST["original"] + COST["trust"] + COST["pass"] * passes + COST["end"]
-        self._behind = 0.0
-        self._best = 0.0
-        self.name = "original"
-        self._cost = COST["original"]
-
-    def inner(self, message: str, share: float) -> None:
-        # A step reports several rounds of 0 to 1: the bar never goes back.
-        self._best = max(self._best, (self._behind + self._cost * 0.9 * share * 0.5) / self._total)
-        self._progress(f"{self.name}: {message}", self._best)
-
-    def done(self, kind: str) -> None:
-        self._behind += COST[kind]
-        self._cost = COST["trust" if kind == "original" else "pass"]
-        self.name = {"original": "noise floor and sensitivity", "trust": "passes"}.get(kind, self.name)
-        self._best = max(self._best, self._behind / self._total)
-        self._progress(self.name, self._best)
+def _run(
+    out: Path,
+    recipe: Recipe,
+    settings: gate.Settings,
+    metrics: Sequence[str],
+    evaluation: Sequence[str],
+    calibration: Sequence[str],
+    latency: dict[str, str] | None,
+    progress: Progress,
+) -> Run:
+    sentences = list(evaluation)[: settings.texts] or texts.evaluation(settings.texts)
+    calibration_texts = list(calibration) or texts.calibration(CALIBRATION_TEXTS)
+    if set(sentences) & set(calibration_texts):
+        raise UsageError("a text is both for calibration and for evaluation; quality must be judged on unseen text")
+    names = tuple(metrics) or tuple(registry.names("metrics"))
+    for name in names:
+        registry.load("metrics", name)
+    clip = SPEAK_COST + SCORE_COST
+    judged = clip * len(sentences)
+    damaged = min(settings.damage_texts, len(sentences))
+    trust = (SPEAK_COST + SCORE_COST * (1 + len(gate.DAMAGES))) * damaged
+    each = APPLY_COST + judged + 3 * ROUND_COST * settings.rounds
+    plan = Plan(progress, judged + trust + each * len(recipe.passes) + 5.0)
+    work = out.with_name(f".{out.name}.work")
+    return Run(settings, names, sentences, latency or texts.latency(), calibration_texts, work, Store(work), plan)
 
 
 def _original(run: Run, bundle: Bundle) -> Variant:
-    clips = spoken(bundle, run.sentences, seed=run.settings.seed, store=run.store, progress=run.progress)
-    scores = scored(clips, run.metrics, reference=clips, store=run.store, progress=run.progress)
-    return Variant("v0", "original", bundle, clips, scores, kept=True)
+    clips = run.speak(bundle, "original", run.sentences, run.settings.seed)
+    return Variant("v0", "original", bundle, clips, run.score(clips, "original", clips), kept=True)
 
 
 def _trust(run: Run, original: Variant) -> tuple[list[Any], list[Any], list[str]]:
     """(noise floor, sensitivity proof, damages that the gate did not see)."""
-    allowed = gate.rules(run.settings, run.metrics)
     count = min(run.settings.damage_texts, len(run.sentences))
     few = original.clips.head(count)
     before = {name: values[:count] for name, values in original.scores.items()}
-    other = spoken(original.bundle, few.texts, seed=run.settings.seed + 1, store=run.store, progress=run.progress)
-    again = scored(other, run.metrics, reference=few, store=run.store, progress=run.progress)
-    floor = gate.compare(before, again, few.texts, allowed)[0]
+    other = run.speak(original.bundle, "noise floor", few.texts, run.settings.seed + 1)
+    floor = gate.compare(before, run.score(other, "noise floor", few), few.texts, run.rules())[0]
     proofs, blind = [], []
     for name in gate.DAMAGES:
         clips = gate.damaged(few, name, count)
-        scores = scored(clips, run.metrics, reference=few, store=run.store, progress=run.progress)
-        rows, reasons = gate.compare(before, scores, few.texts, allowed)
+        rows, reasons = gate.compare(before, run.score(clips, "sensitivity proof", few), few.texts, run.rules())
         seen = [row["metric"] for row in rows if row["ok"] is False]
         missed = [row["metric"] for row in rows if row["ok"]]
         proofs.append({"damage": name, "refused": bool(reasons), "seen_by": seen, "missed_by": missed, "quality": rows})
@@ -225,6 +202,7 @@ def _trial(
 ) -> tuple[dict[str, Any], Variant | None]:
     """Applies one pass and judges it. The second value is None if there is no child to judge."""
     begun = time.perf_counter()
+    what = f"pass {number} {entry.name}"
     trial: dict[str, Any] = {
         "pass": entry.name,
         "label": entry.label,
@@ -233,73 +211,74 @@ def _trial(
         "parent": parent.id,
         "child": None,
         "kept": False,
+        "reasons": [],
         "speed": [],
         "size": None,
         "quality": [],
     }
-
-    def ended(reasons: list[str], child: Variant | None = None) -> tuple[dict[str, Any], Variant | None]:
-        return trial | {"reasons": reasons, "seconds": time.perf_counter() - begun}, child
-
     try:
         candidate = _apply(run, parent.bundle, entry, number)
-        clips = spoken(candidate, run.sentences, seed=run.settings.seed, store=run.store, progress=run.progress)
-        scores = scored(clips, run.metrics, reference=original.clips, store=run.store, progress=run.progress)
+        clips = run.speak(candidate, what, run.sentences, run.settings.seed)
+        # Judged against the original's clips, like the parent, so that the two can be compared.
+        scores = run.score(clips, what, original.clips)
     except UsageError:
         raise
     except VivaceError as error:
-        return ended([f"could not be applied: {error}"])
-    child = Variant(f"v{number}", f"+ {entry.label}", candidate, clips, scores, kept=False)
-    arms = {"original": original.bundle, "parent": parent.bundle, "child": candidate}
-    timings = _timed(run, arms, f"timing {number}")
-    child.timings = timings
-    trial["child"] = child.id
-    # The parent's scores against itself are not asked: both are judged against the original's clips.
-    reference_scores = parent.scores
-    trial["quality"], reasons = gate.compare(
-        reference_scores, scores, clips.texts, gate.rules(run.settings, run.metrics)
-    )
+        reasons = [f"could not be applied or judged: {error}"]
+        return trial | {"reasons": reasons, "seconds": time.perf_counter() - begun}, None
+    timings = _timed(run, {"original": original.bundle, "parent": parent.bundle, "child": candidate}, what)
+    quality, reasons = gate.compare(parent.scores, scores, clips.texts, run.rules())
     if parent is not original:  # small losses must not add up unseen
-        total = gate.compare(original.scores, scores, clips.texts, gate.rules(run.settings, run.metrics))[1]
-        reasons += [f"against the original: {reason}" for reason in total if reason not in reasons]
+        total = gate.compare(original.scores, scores, clips.texts, run.rules())[1]
+        reasons += [f"against the original: {reason}" for reason in total]
     sizes = (parent.bundle.size / 1e6, candidate.size / 1e6)
-    trial["size"] = {"parent_mb": sizes[0], "child_mb": sizes[1], "ok": sizes[1] < sizes[0]}
     if entry.objective == "size":
-        trial["speed"], against = gate.not_slower(timings, "parent", "child", run.settings.slower_margin)
-        if not trial["size"]["ok"]:
+        speed, against = gate.not_slower(timings, "parent", "child", run.settings.slower_margin)
+        if sizes[1] >= sizes[0]:
             against.append(f"not smaller: {sizes[0]:.1f} -> {sizes[1]:.1f} MB")
     else:
-        trial["speed"], against = gate.faster(timings, "parent", "child")
+        speed, against = gate.faster(timings, "parent", "child")
     reasons = against + reasons + [f"the gate did not see a planted damage: {name}" for name in blind]
-    child.kept = not reasons
-    trial["kept"] = child.kept
-    return ended(reasons, child)
+    child = Variant(f"v{number}", f"+ {entry.label}", candidate, clips, scores, not reasons, timings)
+    return trial | {
+        "child": child.id,
+        "kept": child.kept,
+        "reasons": reasons,
+        "speed": speed,
+        "size": {"parent_mb": sizes[0], "child_mb": sizes[1], "ok": sizes[1] < sizes[0]},
+        "quality": quality,
+        "seconds": time.perf_counter() - begun,
+    }, child
 
 
 def _apply(run: Run, bundle: Bundle, entry: Entry, number: int) -> Bundle:
     module = registry.load("passes", entry.name)
+    tell = run.plan.phase(f"pass {number} {entry.name}", APPLY_COST)
+    asked = json.dumps(asdict(entry.settings), sort_keys=True)
     folder = run.work / f"{number:02d}-{entry.name}-{bundle.digest[:12]}"
     if folder.exists():
         try:
             made = open_bundle(folder)
-            if made.history and dict(made.history[-1].settings) == _plain(asdict(entry.settings)):
+            if made.history and json.dumps(dict(made.history[-1].settings), sort_keys=True) == asked:
                 return made
-        except BundleError:
-            pass  # a damaged leftover of an earlier run is made again
+        except BundleError as error:  # a damaged leftover of an earlier run is made again
+            tell(f"{error}", 0.0)
         shutil.rmtree(folder)
-    context = Context(lambda stage: run.calibration(bundle, stage), run.progress, machine.cores())
+    context = Context(lambda stage: run.calibration(bundle, stage), tell, machine.cores())
     applied: Bundle = module.apply(bundle, folder, entry.settings, context)
     return applied
 
 
-def _plain(value: Any) -> Any:
-    import json
+def _memory(run: Run, bundle: Bundle) -> float:
+    def compute() -> float:
+        return peak_memory(bundle, run.latency["long"], run.settings.threads)[1]
 
-    return json.loads(json.dumps(value))
+    return float(run.store.json(f"memory {bundle.digest} {run.settings.threads} {run.latency['long']}", compute))
 
 
 def _timed(run: Run, arms: dict[str, Bundle], name: str) -> Timings:
-    key = f"{name} {[b.digest for b in arms.values()]} {run.settings.rounds} {run.settings.threads} {run.latency}"
+    tell = run.plan.phase(name, ROUND_COST * run.settings.rounds * len(arms))
+    key = f"timing {[b.digest for b in arms.values()]} {run.settings.rounds} {run.settings.threads} {run.latency}"
     unique: dict[str, str] = {}  # digest -> arm: a parent that is the original is not timed twice
     for arm, bundle in arms.items():
         unique.setdefault(bundle.digest, arm)
@@ -310,7 +289,7 @@ def _timed(run: Run, arms: dict[str, Bundle], name: str) -> Timings:
             threads=run.settings.threads,
             rounds=run.settings.rounds,
             spoken_texts=run.latency,
-            progress=run.progress,
+            progress=tell,
         )
         return asdict(found)
 
@@ -320,108 +299,3 @@ def _timed(run: Run, arms: dict[str, Bundle], name: str) -> Timings:
         timings.whole[arm], timings.first[arm] = timings.whole[twin], timings.first[twin]
         timings.audio[arm], timings.load[arm] = timings.audio[twin], timings.load[twin]
     return timings
-
-
-def _attribution(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each kept pass's own part of the gain: speed in logarithms (factors multiply), size in megabytes."""
-    kept = [t for t in trials if t["kept"]]
-    factors = {id(t): t["speed"][-1]["ratio"]["value"] for t in kept}
-    saved = {id(t): t["size"]["parent_mb"] - t["size"]["child_mb"] for t in kept}
-    speed, size = sum(math.log(f) for f in factors.values()), sum(saved.values())
-    return [
-        {
-            "pass": t["label"],
-            "kept": t["kept"],
-            "speed_factor": factors[id(t)] if t["kept"] else None,
-            "speed_share": math.log(factors[id(t)]) / speed if t["kept"] and abs(speed) > 0.005 else None,
-            "size_saved_mb": saved[id(t)] if t["kept"] else None,
-            "size_share": saved[id(t)] / size if t["kept"] and abs(size) > 0.01 else None,
-            "note": "" if t["kept"] else "refused",
-        }
-        for t in trials
-    ]
-
-
-def _row(run: Run, variant: Variant) -> dict[str, Any]:
-    """A variant as the report shows it."""
-    if variant.timings is None:  # the original, beside nothing but itself
-        timings = _timed(run, {"original": variant.bundle}, "timing original")
-        latency = latency_rows(timings, "original", "original")
-        load = timings.load["original"][0]
-    else:
-        latency = latency_rows(variant.timings, "child", "original")
-        load = variant.timings.load["child"][0]
-
-    def memory() -> float:
-        return peak_memory(variant.bundle, run.latency["long"], run.settings.threads)[1]
-
-    shown = enumerate(variant.clips.texts[:SHOWN_CLIPS])
-    return {
-        "id": variant.id,
-        "label": variant.label,
-        "digest": variant.bundle.digest,
-        "kept": variant.kept,
-        "size_mb": variant.bundle.size / 1e6,
-        "load_s": {"value": load, "low": None, "high": None, "n": 1},
-        "peak_mb": run.store.json(f"memory {variant.bundle.digest} {run.settings.threads}", memory),
-        "latency": latency,
-        "overall": None
-        if variant.timings is None
-        else gate.faster(variant.timings, "original", "child")[0][-1]["ratio"],
-        "scores": summary(variant.scores, variant.clips),
-        "worst_decile": worst(variant.scores),
-        "clips": [{"text": text, "file": f"audio/{variant.id}-{k}.flac"} for k, text in shown],
-    }
-
-
-def _verdict(
-    first: dict[str, Any], last: dict[str, Any], trials: list[dict[str, Any]], settings: gate.Settings, blind: list[str]
-) -> tuple[bool, str]:
-    kept = [t["label"] for t in trials if t["kept"]]
-    if not kept:
-        why = "; ".join(f"{t['pass']}: {t['reasons'][0]}" for t in trials)
-        return False, f"Nothing was kept, the voice is as it was ({why})."
-    speed = last["overall"]["value"]
-    missed = []
-    if settings.min_speedup and speed < settings.min_speedup:
-        missed.append(f"{speed:.2f}x is below the asked {settings.min_speedup:g}x")
-    if settings.max_mb and last["size_mb"] > settings.max_mb:
-        missed.append(f"{last['size_mb']:.1f} MB is above the asked {settings.max_mb:g} MB")
-    told = (
-        f"{len(kept)} of {len(trials)} passes kept: {first['size_mb']:.1f} -> {last['size_mb']:.1f} MB, "
-        f"{speed:.2f}x as fast at {settings.threads} thread{'s' * (settings.threads != 1)}"
-    )
-    if "predicted_mos" in last["scores"]:
-        told += (
-            f", predicted MOS {first['scores']['predicted_mos']['value']:.2f} -> "
-            f"{last['scores']['predicted_mos']['value']:.2f}"
-        )
-    return not missed and not blind, told + (f". Budget not met: {'; '.join(missed)}." if missed else ".")
-
-
-def _measurements(row: dict[str, Any]) -> tuple[Measurement, ...]:
-    found = [
-        Measurement("size", row["size_mb"], "MB", "down"),
-        Measurement("peak_memory", row["peak_mb"], "MB", "down"),
-    ]
-    for r in row["latency"]:
-        scope, up = f"{r['text']} text, {r['threads']} threads", r["speedup"]
-        found.append(Measurement("latency_p50", r["p50_ms"], "ms", "down", r["n"], scope=scope))
-        found.append(Measurement("speedup", up["value"], "x", "up", r["n"], up["low"], up["high"], scope))
-    for name, s in row["scores"].items():
-        module = registry.load("metrics", name)
-        found.append(Measurement(name, s["value"], module.UNIT, module.BETTER, s["n"], s["low"], s["high"]))
-    return tuple(found)
-
-
-def _evidence(folder: Path, report: Report, variants: list[Variant]) -> None:
-    import soundfile
-
-    from vivace.workflows.report import write_report
-
-    evidence = folder / EVIDENCE
-    (evidence / "audio").mkdir(parents=True)
-    for variant in variants:
-        for k, audio in enumerate(variant.clips.audio[:SHOWN_CLIPS]):
-            soundfile.write(evidence / "audio" / f"{variant.id}-{k}.flac", audio.samples, audio.rate, subtype="PCM_16")
-    write_report(report, evidence)

@@ -1,0 +1,130 @@
+"""What an optimization came to, as the report shows it: rows, attribution, verdict, evidence files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vivace.core import registry
+from vivace.core.bundle import EVIDENCE, Bundle
+from vivace.core.report import Measurement, Report
+from vivace.workflows import gate
+from vivace.workflows.benchmark import Timings, latency_rows
+from vivace.workflows.clips import Clips, Scores
+from vivace.workflows.evaluate import summary, worst
+from vivace.workflows.recipe import Recipe
+
+SHOWN_CLIPS = 3  # texts whose audio goes into the report
+
+
+@dataclass
+class Variant:
+    """A bundle on its way through the gate."""
+
+    id: str
+    label: str
+    bundle: Bundle
+    clips: Clips
+    scores: Scores
+    kept: bool
+    timings: Timings | None = None  # arms: original, parent, child
+
+
+def recipe_json(recipe: Recipe) -> dict[str, Any]:
+    passes = [{"name": e.name, "settings": asdict(e.settings), "objective": e.objective} for e in recipe.passes]
+    return {"name": recipe.name, "summary": recipe.summary, "objective": recipe.objective, "passes": passes}
+
+
+def attribution(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each kept pass's own part of the gain: speed in logarithms (factors multiply), size in megabytes."""
+    kept = [t for t in trials if t["kept"]]
+    factors = {id(t): t["speed"][-1]["ratio"]["value"] for t in kept}
+    saved = {id(t): t["size"]["parent_mb"] - t["size"]["child_mb"] for t in kept}
+    speed, size = sum(math.log(f) for f in factors.values()), sum(saved.values())
+    return [
+        {
+            "pass": t["label"],
+            "kept": t["kept"],
+            "speed_factor": factors[id(t)] if t["kept"] else None,
+            "speed_share": math.log(factors[id(t)]) / speed if t["kept"] and abs(speed) > 0.005 else None,
+            "size_saved_mb": saved[id(t)] if t["kept"] else None,
+            "size_share": saved[id(t)] / size if t["kept"] and abs(size) > 0.01 else None,
+            "note": "" if t["kept"] else "refused",
+        }
+        for t in trials
+    ]
+
+
+def row(variant: Variant, first: Timings, peak_mb: float) -> dict[str, Any]:
+    """A variant as the report shows it; `first` are timings that hold the original."""
+    timings, arm = (first, "original") if variant.timings is None else (variant.timings, "child")
+    shown = enumerate(variant.clips.texts[:SHOWN_CLIPS])
+    return {
+        "id": variant.id,
+        "label": variant.label,
+        "digest": variant.bundle.digest,
+        "kept": variant.kept,
+        "size_mb": variant.bundle.size / 1e6,
+        "load_s": {"value": timings.load[arm][0], "low": None, "high": None, "n": 1},
+        "peak_mb": peak_mb,
+        "latency": latency_rows(timings, arm, "original"),
+        "overall": None if variant.timings is None else gate.speed_rows(timings, "original", arm)[-1]["ratio"],
+        "scores": summary(variant.scores, variant.clips),
+        "worst_decile": worst(variant.scores),
+        "clips": [{"text": text, "file": f"audio/{variant.id}-{k}.flac"} for k, text in shown],
+    }
+
+
+def verdict(
+    first: dict[str, Any], last: dict[str, Any], trials: list[dict[str, Any]], settings: gate.Settings, blind: list[str]
+) -> tuple[bool, str]:
+    kept = [t["label"] for t in trials if t["kept"]]
+    if not kept:
+        why = "; ".join(f"{t['pass']}: {t['reasons'][0]}" for t in trials)
+        return False, f"Nothing was kept, the voice is as it was ({why})."
+    speed = last["overall"]["value"]
+    missed = []
+    if settings.min_speedup and speed < settings.min_speedup:
+        missed.append(f"{speed:.2f}x is below the asked {settings.min_speedup:g}x")
+    if settings.max_mb and last["size_mb"] > settings.max_mb:
+        missed.append(f"{last['size_mb']:.1f} MB is above the asked {settings.max_mb:g} MB")
+    told = (
+        f"{len(kept)} of {len(trials)} passes kept: {first['size_mb']:.1f} -> {last['size_mb']:.1f} MB, "
+        f"{speed:.2f}x as fast at {settings.threads} thread{'s' * (settings.threads != 1)}"
+    )
+    if "predicted_mos" in last["scores"]:
+        told += (
+            f", predicted MOS {first['scores']['predicted_mos']['value']:.2f} -> "
+            f"{last['scores']['predicted_mos']['value']:.2f}"
+        )
+    return not missed and not blind, told + (f". Budget not met: {'; '.join(missed)}." if missed else ".")
+
+
+def measurements(row: dict[str, Any]) -> tuple[Measurement, ...]:
+    found = [
+        Measurement("size", row["size_mb"], "MB", "down"),
+        Measurement("peak_memory", row["peak_mb"], "MB", "down"),
+    ]
+    for r in row["latency"]:
+        scope, up = f"{r['text']} text, {r['threads']} threads", r["speedup"]
+        found.append(Measurement("latency_p50", r["p50_ms"], "ms", "down", r["n"], scope=scope))
+        found.append(Measurement("speedup", up["value"], "x", "up", r["n"], up["low"], up["high"], scope))
+    for name, s in row["scores"].items():
+        module = registry.load("metrics", name)
+        found.append(Measurement(name, s["value"], module.UNIT, module.BETTER, s["n"], s["low"], s["high"]))
+    return tuple(found)
+
+
+def evidence(folder: Path, report: Report, variants: list[Variant]) -> None:
+    import soundfile
+
+    from vivace.workflows.report import write_report
+
+    target = folder / EVIDENCE
+    (target / "audio").mkdir(parents=True)
+    for variant in variants:
+        for k, audio in enumerate(variant.clips.audio[:SHOWN_CLIPS]):
+            soundfile.write(target / "audio" / f"{variant.id}-{k}.flac", audio.samples, audio.rate, subtype="PCM_16")
+    write_report(report, target)
