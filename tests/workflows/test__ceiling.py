@@ -34,6 +34,21 @@ def test_it_is_measured_once_and_then_kept(tmp_path, measured):
     assert measured == [1, 1]
 
 
+def test_a_fresh_one_never_falls_below_the_kept_one(tmp_path, monkeypatch):
+    rounds = iter([Ceiling({"fp32": 50.0, "int8": 90.0}, 20.0, 1), Ceiling({"fp32": 40.0, "bf16": 70.0}, 30.0, 1)])
+    monkeypatch.setattr(_ceiling, "measure", lambda threads: next(rounds))
+    ceiling(1, tmp_path)
+    highest = Ceiling({"fp32": 50.0, "bf16": 70.0, "int8": 90.0}, 30.0, 1)
+    assert ceiling(1, tmp_path, fresh=True) == highest
+    assert ceiling(1, tmp_path) == highest
+
+
+def test_the_best_round_counts(monkeypatch):
+    rounds = iter([Ceiling({"fp32": rate}, 10.0 - rate, 1) for rate in (1.0, 3.0, 2.0)])
+    monkeypatch.setattr(_ceiling, "_round", lambda threads: next(rounds))
+    assert measure(1) == Ceiling({"fp32": 3.0}, 9.0, 1)
+
+
 def test_each_thread_count_has_its_own(tmp_path, measured):
     assert ceiling(1, tmp_path).threads == 1
     assert ceiling(2, tmp_path).threads == 2

