@@ -19,7 +19,8 @@ WINDOW = 0.025  # seconds
 HOP = 0.010  # seconds
 BANDS = 40
 INAUDIBLE = 70.0  # dB below speech, in one band
-FLOOR = -100.0  # dB: below the noise of 16-bit audio, so that digital silence has a finite level
+FLOOR = -140.0  # dB: gives digital silence a finite level
+SILENT = -60.0  # dB: a clip that never rises above it holds no speech
 
 
 def checked(audio: Audio) -> Samples:
@@ -41,7 +42,10 @@ def resample(audio: Audio, rate: int) -> Samples:
         return samples
     import soxr
 
-    return np.asarray(soxr.resample(samples, audio.rate, rate, quality="HQ"), dtype=np.float32)
+    resampled = np.asarray(soxr.resample(samples, audio.rate, rate, quality="HQ"), dtype=np.float32)
+    if resampled.size == 0:
+        raise ValueError(f"the audio is too short ({samples.size} samples at {audio.rate} Hz)")
+    return resampled
 
 
 def pair(audio: Audio, reference: Audio | None) -> tuple[Samples, Samples, int]:
@@ -52,7 +56,7 @@ def pair(audio: Audio, reference: Audio | None) -> tuple[Samples, Samples, int]:
     return resample(audio, rate), resample(reference, rate), rate
 
 
-def decibels(power: Floats) -> Floats:
+def decibels(power: Floats | np.float64) -> Floats:
     """10 log10, never below `FLOOR`."""
     return np.asarray(10 * np.log10(np.maximum(power, 10 ** (FLOOR / 10))), dtype=np.float64)
 

@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 
 from vivace.core.audio import Audio
 from vivace.core.report import Better
-from vivace.metrics._signal import HOP, Floats, cepstra, checked, levels, log_mel, speech_level
+from vivace.metrics._signal import HOP, SILENT, Floats, cepstra, checked, levels, log_mel, speech_level
 
 SUMMARY = "seconds of sound that repeat, alike, what was heard before"
 NEEDS: frozenset[str] = frozenset()
 UNIT = "s"
 BETTER: Better = "down"
+TOLERANCE = 0.5  # s; two readings of one sentence that repeats words differ by less
 
 SHORTEST_LAG = 0.25  # seconds: below it lies the steadiness of any vowel
 LONGEST_LAG = 8.0  # seconds: bounds the cost; a loop with a longer period is not seen
@@ -55,7 +56,7 @@ def _smooth(values: Floats) -> Floats:
 def _loud(frame_levels: Floats) -> NDArray[np.bool_]:
     """Frames of speech: pauses resemble each other, whether they hold silence or a steady noise."""
     speech, background = speech_level(frame_levels), np.quantile(frame_levels, 0.05)
-    return np.asarray(frame_levels > max(speech - 35, min(background + 10, speech - 15), -60.0), dtype=np.bool_)
+    return np.asarray(frame_levels > max(speech - 35, min(background + 10, speech - 15), SILENT), dtype=np.bool_)
 
 
 def _moving_sum(values: Floats, size: int) -> Floats:

@@ -6,16 +6,16 @@ import numpy as np
 
 from vivace.core.audio import Audio, Samples
 from vivace.core.report import Better
-from vivace.metrics._signal import HOP, checked, levels, runs, speech_level
+from vivace.metrics._signal import HOP, SILENT, checked, levels, runs, speech_level
 
 SUMMARY = "seconds of silence beyond natural pauses, and of dropouts"
 NEEDS: frozenset[str] = frozenset()
 UNIT = "s"
 BETTER: Better = "down"
+TOLERANCE = 0.05  # s; the real voice scores 0 on every sentence
 
 PAUSE = 0.7  # seconds: the real voice pauses for up to 0.5 inside a sentence; joined sentences come close to 0.7
 QUIET = 35.0  # dB below the level of speech
-INAUDIBLE = -60.0  # dB below full scale: a clip that never rises above it is silent throughout
 DROPOUT = 0.005  # seconds
 
 
@@ -28,10 +28,10 @@ def score(audio: Audio, text: str, reference: Audio | None) -> float:
     """
     samples = checked(audio)
     frame_levels = levels(samples, audio.rate)
-    if frame_levels.max() < INAUDIBLE:
+    if frame_levels.max() < SILENT:
         return audio.seconds
     level = speech_level(frame_levels)
-    starts, ends = runs(frame_levels < max(level - QUIET, INAUDIBLE))
+    starts, ends = runs(frame_levels < max(level - QUIET, SILENT))
     excess = float(np.maximum(0.0, (ends - starts) * HOP - PAUSE).sum())
     return excess + _dropouts(samples, audio.rate, level)
 

@@ -155,7 +155,7 @@ def _by_cluster(values: Floats, clusters: Sequence[Hashable] | None) -> tuple[Fl
         raise ValueError(f"{len(clusters)} cluster names for {len(values)} values")
     index = {name: k for k, name in enumerate(dict.fromkeys(clusters))}
     member = np.array([index[name] for name in clusters])
-    return np.bincount(member, values), np.bincount(member).astype(np.float64)
+    return np.bincount(member, values).astype(np.float64), np.bincount(member).astype(np.float64)
 
 
 def _resamples(units: int, draws: int, seed: int) -> NDArray[np.int64]:
