@@ -221,8 +221,6 @@ def _trial(
         clips = run.speak(candidate, what, run.sentences, run.settings.seed)
         # Judged against the original's clips, like the parent, so that the two can be compared.
         scores = run.score(clips, what, original.clips)
-    except UsageError:
-        raise
     except VivaceError as error:
         reasons = [f"could not be applied or judged: {error}"]
         return trial | {"reasons": reasons, "seconds": time.perf_counter() - begun}, None

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from vivace.workflows._plan import Plan
+
+
+def test_phases_add_up_and_never_go_back() -> None:
+    told: list[tuple[str, float]] = []
+    plan = Plan(lambda message, share: told.append((message, share)), 10.0)
+    first = plan.phase("one", 4.0)
+    first("half", 0.5)
+    first("too much", 7.0)
+    plan.phase("two", 6.0)("end", 1.0)
+    assert [share for _, share in told] == [0.0, 0.2, 0.4, 0.4, 1.0]
+    assert told[1][0] == "one: half"
