@@ -18,6 +18,10 @@ def test_number(value, text):
     assert tables.number(value) == text
 
 
+def test_small_models_have_a_size():
+    assert [tables.megabytes(mb) for mb in (63.25, 0.0423, 0.0, None)] == ["63.2", "0.0423", "0", "–"]
+
+
 def test_number_signs_what_is_not_zero():
     assert tables.number(0.06, 2, signed=True) == "+0.06"
     assert tables.number(-0.001, 2, signed=True) == "0.00"
@@ -39,6 +43,7 @@ def test_bounds_say_their_unit_once_and_nothing_without_an_end():
     assert tables.bounds({"low": 1.7, "high": 1.78}, tables.ratio) == "1.70 to 1.78×"
     assert tables.bounds({"low": 1.7, "high": None}, tables.ratio) == ""
     assert tables.bounds(None, tables.ratio) == ""
+    assert tables.bounds({"low": 0.0, "high": 0.0}, tables.number) == ""
     points = tables.scale("wer").change
     assert tables.bounds({"low": -0.012, "high": 0.004}, points) == "−1.2 to +0.4 points"
 

@@ -48,7 +48,7 @@ def _trial(story: Story, k: int, data: Json) -> Trial:
     name = str(data.get("pass") or data.get("label") or "")
     told = str(data.get("label") or "")
     detail = "" if told == name else told.removeprefix(name).strip()
-    settings = [(str(key), plain(v)) for key, v in (data.get("settings") or {}).items()]
+    settings = [(str(key), plain(v)) for key, v in (data.get("settings") or {}).items() if plain(v) != NONE]
     settings += [("objective", data["objective"])] if data.get("objective") else []
     settings += [("time taken", f"{number(data['seconds'])} s")] if data.get("seconds") is not None else []
     reasons = tuple(str(r) for r in data.get("reasons") or ())

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vivace.core.errors import MissingDependency
+from vivace.workflows._report_tables import milliseconds
 
 # Okabe and Ito's colours (2008), which people with colour-blindness can tell apart; grey last.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b7580")
@@ -212,7 +213,7 @@ def _bars(ax: Any, y: int, row: Sequence[Bar], colour: str, height: float) -> No
             ax.hlines(at, bar.p50, bar.p95, color=MUTED, linewidth=1)
             ax.vlines(bar.p95, at - height * 0.3, at + height * 0.3, color=MUTED, linewidth=1)
         ax.annotate(
-            f"{bar.p50:,.0f}", (end, at), (5, 0), textcoords="offset points", va="center", fontsize=8.5,
+            milliseconds(bar.p50), (end, at), (5, 0), textcoords="offset points", va="center", fontsize=8.5,
             color=MUTED if bar.faint else INK,
         )  # fmt: skip
 

@@ -134,7 +134,11 @@ def outcome(story: Story) -> Outcome:
     tone: Tone = "good" if (met if asked else kept) else "bad" if asked else "quiet"
     word = ("Budget met" if met else "Budget missed") if asked else ("Improved" if kept else "Nothing kept")
     tiles = tuple(_tiles(story))
-    sentence = f"{kept} of {len(story.trials)} passes kept" if story.trials else "No pass was tried"
+    sentence = (
+        f"{kept} of {len(story.trials)} pass{'es' * (len(story.trials) != 1)} kept"
+        if story.trials
+        else "No pass was tried"
+    )
     if tiles:
         sentence += ": " + ", ".join(tile.clause for tile in tiles)
     if asked:

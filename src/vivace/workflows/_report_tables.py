@@ -73,7 +73,7 @@ def number(value: float | None, digits: int | None = None, *, signed: bool = Fal
 
 
 def megabytes(value: float | None, *, signed: bool = False) -> str:
-    return number(value, 1, signed=signed)
+    return number(value, 1 if abs(value or 0) >= 1 else None, signed=signed)
 
 
 def milliseconds(value: float | None, *, signed: bool = False) -> str:
@@ -86,11 +86,11 @@ def ratio(value: float | None) -> str:
 
 
 def bounds(interval: Json | None, write: Callable[[float], str]) -> str:
-    """The 95% interval, "1.71 to 1.77", or nothing where none was computed."""
+    """The 95% interval, "1.71 to 1.77", or nothing where none was computed or it has no width."""
     if not interval or interval.get("low") is None or interval.get("high") is None:
         return ""
     low, high = write(interval["low"]), write(interval["high"])
-    return f"{low.removesuffix(_unit(high))} to {high}"
+    return "" if low == high else f"{low.removesuffix(_unit(high))} to {high}"
 
 
 def _unit(text: str) -> str:
