@@ -51,14 +51,14 @@ def _any(words: Mapping[str, str]) -> str:
     return "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
 
 
-_TITLE = re.compile(rf"\b(?:({_any(_TITLES)})\. ?(?=[A-Z])|(Ms) (?=[A-Z]))")
+_TITLE = re.compile(rf"\b(?:({_any(_TITLES)})\. ?(?=[A-Z]|and (?:Mrs|Ms|Dr)\b)|(Ms) (?=[A-Z]))")
 _STREET_NAME = re.compile(rf"\b((?:[A-Z][a-z]+|[0-9]+(?:st|nd|rd|th)) )({_any(_STREETS)})\.")
 _AFTER_NAME = re.compile(rf"(?<=[A-Za-z,] )({_any(_AFTER_NAMES)})\.")
 _BEFORE_NUMBER = re.compile(rf"\b({_any(_BEFORE_NUMBERS)})\. ?(?=[0-9])", re.IGNORECASE)
 _PLAIN_WORD = re.compile(rf"\b({_any(_PLAIN)})\.|\bvs\b", re.IGNORECASE)
-_SLASHED_WORD = re.compile(rf"(?<![\w/])({_any(_SLASHED)})(?![0-9/])")
+_SLASHED_WORD = re.compile(rf"(?<![\w/])({_any(_SLASHED)})(?![\w/])")
 _DAY = re.compile(rf"\b({_any(_DAYS)})(?:\.(?=,? (?:{_MONTH}|[0-9]))|(?=,? {_MONTH}))")
-_ACRONYM = re.compile(r"\b((?:[A-Za-z]\.)+[A-Za-z])\.(?=\s+[\"'(]?[A-Z0-9])")
+_ACRONYM = re.compile(r"(?<![\w.])((?:[A-Za-z]\.){1,8}[A-Za-z])\.(?=\s+[\"'(]?[A-Z0-9])")
 _INITIAL = re.compile(r"(?<![^\s(\"'.])([A-HJ-Z])\.(?: (?=[A-Z][\w.'])|(?=[A-Z][a-z]))")
 # A name may stand before an initial; "vitamin C." and "Plan B." end sentences.
 _BEFORE_INITIAL = re.compile(
@@ -79,9 +79,9 @@ _MONARCHS = (
     "Philip|Peter|Catherine|Alexander|Nicholas|Napoleon|Ramses|Ramesses|Frederick|Mary|Clement|Innocent|Urban|Otto|"
     "Ferdinand|Alfonso|Christian|Gustav|Haakon|Harald|Olav|Margrethe|Constantine|Wilhelm|Ivan|Robert|Stephen"
 )
-_ROMAN_COUNT = re.compile(rf"\b((?:{_COUNTED})s? )({_NUMERAL})\b(?!['.]\w)")
-_ROMAN_MONARCH = re.compile(rf"\b((?:{_MONARCHS}) )({_NUMERAL})\b(?!['.]\w)")
-_ROMAN_OTHER = re.compile(rf"\b((?!(?:{_STARTER}) )[A-Z][a-z]+ )((?=[IVX]{{2}}){_NUMERAL})\b(?!['.]\w)")
+_ROMAN_COUNT = re.compile(rf"\b((?:{_COUNTED})s? )({_NUMERAL})(?!\w|['.]\w)")
+_ROMAN_MONARCH = re.compile(rf"\b((?:{_MONARCHS}) )({_NUMERAL})(?!\w|['.]\w)")
+_ROMAN_OTHER = re.compile(rf"\b((?!(?:{_STARTER}) )[A-Z][a-z]+ )((?=[IVX]{{2}}){_NUMERAL})(?!\w|['.]\w)")
 _PRONOUN = re.compile(
     r" (?:am|have|had|like|love|hate|think|want|will|would|can|could|should|know|saw|see|met|told|said|do|don't|did|"
     r"didn't|need|wish|hope|believe)\b"

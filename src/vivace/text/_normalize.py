@@ -19,7 +19,9 @@ _STYLED = re.compile(
     "[\u2103\u2109\u2160-\u217f\u2460-\u24ff\u3380-\u33df\ufb00-\ufb06\uff01-\uff5e\U0001d400-\U0001d7ff]+"
 )
 
-_ELLIPSIS = re.compile(r"(?<=[\w\"')])[ ]?(?:\.{2,}|…+|\.(?: \.){2,})(?P<quote>[\"')]*)(?P<space> ?)(?=(?P<next>.?))")
+_ELLIPSIS = re.compile(
+    r"(?<=[\w\"')])[ ]?(?:\.{2,}|…+|\.(?: \.){2,})(?P<quote>[\"')]*)(?P<space> ?)(?=(?P<next>[A-Z]\w|.?))"
+)
 _DASHES = re.compile(r"(?<=[\w\"').,!?%]) ?(?:--+|—|―) ?(?=[\w\"'(])|(?<=[^\W0-9]) [-–] (?=[\w\"'(])")
 
 _DOMAIN = r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,24}"
@@ -34,9 +36,9 @@ _SIGNS = {
 }  # fmt: skip
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 
-# Raw phonemes, and the telephone numbers that would otherwise look like ranges and years.
+# Telephone numbers, which would otherwise look like ranges and years.
 _KEPT = re.compile(
-    r"(\[\[.*?\]\]|(?<![\w-])(?:\+?[0-9]{1,3}[ .-])?(?:\([0-9]{3}\) ?|[0-9]{3}[ .-])?[0-9]{3}[ .-][0-9]{4}(?![\w-]))"
+    r"((?<![\w-])(?:\+?[0-9]{1,3}[ .-])?(?:\([0-9]{3}\) ?|[0-9]{3}[ .-])?[0-9]{3}[ .-][0-9]{4}(?![\w-]))"
 )
 
 _SPELLED = {
@@ -49,14 +51,14 @@ _SPELLED = {
     "#": " number ",
 }
 _ORDINAL = re.compile(r"\b([0-9]{1,15})(?:st|nd|rd|th)\b")
-_PLAIN_NUMBER = re.compile(r"(?<![0-9.,])(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
+_PLAIN_NUMBER = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 
 
 def normalize(text: str, language: str) -> str:
     """`text` as words where `language` ("en", "en-us", "en_GB", ...) is English, else unchanged.
 
     "en-us" says "March fifteenth" and "two hundred five"; the others "the fifteenth of March" and "two hundred and
-    five". Raw phonemes in [[ ]] and telephone numbers are left alone. Raises MissingDependency without num2words.
+    five". Telephone numbers are left alone. Raises MissingDependency without num2words.
     """
     code = language.lower().replace("_", "-")
     if code.split("-")[0] != "en":
@@ -90,7 +92,7 @@ def _punctuation(text: str) -> str:
 
 def _ellipsis(match: Match[str]) -> str:
     following, quote = match["next"], match["quote"]
-    ends = not following or following.isupper() or following in "\"'([\n"
+    ends = not following or (following[0].isupper() and following != "I") or following in "\"'([\n"
     return f"{'.' if ends else ','}{quote}{' ' if following.strip() else match['space']}"
 
 

@@ -83,9 +83,7 @@ _FEET = re.compile(rf"{_START}([0-9]{{1,2}})'( ?([0-9]{{1,2}})\")?(?!\w)")
 
 _FRACTION_NAMES = {2: "half", 3: "third", 4: "quarter"}
 _DENOMINATOR = r"([2-9]|10|16|32|64|100)"
-_FRACTION = re.compile(
-    rf"{_START}(?:([0-9]{{1,3}})[ -])?([1-9][0-9]?)[/⁄]{_DENOMINATOR}(?![\w/⁄]|\.[0-9])(?! ?[-+=*] ?[0-9])"
-)
+_FRACTION = re.compile(rf"{_START}(?:([0-9]{{1,3}})[ -])?([1-9][0-9]?)[/⁄]{_DENOMINATOR}(?![\w/⁄]|\.[0-9])")
 _VULGAR = re.compile(r"([0-9]?) ?([¼½¾⅐-⅞])(?!\w)")
 
 _YEARS = re.compile(rf"{_START}((?:1[1-9]|20)[0-9]{{2}})[-–]((?:1[1-9]|20)?[0-9]{{2}})(?![\w/-])(?!\.[0-9])")
@@ -95,7 +93,7 @@ _RANGE = re.compile(
 )
 _DECADE = re.compile(r"(?<![\w.,])(?<![0-9]-)(?:'?([2-9]0)|((?:1[1-9]|20)[0-9]0))'?s\b")
 _YEAR_IN_CONTEXT = re.compile(
-    r"\b((?:in|since|from|until|till|by|before|after|circa|early|late|mid|year|summer|spring|autumn|fall|winter|and|"
+    r"(\b(?:in|since|from|until|till|by|before|after|circa|early|late|mid|year|summer|spring|autumn|fall|winter|and|"
     r"between|of)[ -]|\(|© ?)((?:1[1-9]|20)[0-9]{2})(?![\w%°$£€-]|[.,:/][0-9]| ?%)",
     re.IGNORECASE,
 )
@@ -247,12 +245,14 @@ def _years(match: Match[str], british: bool) -> str:
 
 
 def _range(match: Match[str]) -> str:
-    """Three digits, a hyphen and three digits are as often a type ("737-800") as a range: only round ones are."""
+    """Three digits, a hyphen and three digits are as often a type ("737-800") as a range: only round ones are.
+    A falling range is a score ("3-2") if it is short."""
     low, high, pages = match["low"], match["high"], match["pages"] or ""
-    coded = min(len(low), len(high)) == 3 and match["dash"] == "-" and not pages
-    if (coded and not (low.endswith("0") and high.endswith("0"))) or low.startswith("0") or len(low) > len(high) + 1:
-        return match[0]
-    return f"{pages}{low} to {high}"
+    coded = len(low) == len(high) == 3 and (low + high).isdigit() and match["dash"] == "-" and not pages
+    odd = coded and not (low.endswith("0") and high.endswith("0"))
+    falling = float(low) > float(high) and len(low) > 2
+    leading_zero = any(number.startswith("0") and number[1:2].isdigit() for number in (low, high))
+    return match[0] if odd or falling or leading_zero else f"{pages}{low} to {high}"
 
 
 def _unit(match: Match[str], british: bool) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from vivace.core.errors import MissingDependency
 
 LIMIT = 500
-_WINDOW = 1500
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _CLAUSE_END = re.compile(r"[,;:)\]\u2014\u2013\u060c\u061b](?=\s)|[\u3001\uff0c\uff1b\uff1a]")
 _FULL_STOPS = frozenset("\u3002\uff01\uff1f\uff61")  # the scripts that use these put no space after them
@@ -29,8 +28,8 @@ def split(text: str, language: str = "en", limit: int = LIMIT) -> list[str]:
     return [
         piece
         for paragraph in paragraphs(text)
-        for sentence in _sentences(paragraph, language)
-        for piece in _cut(sentence, limit)
+        for sentence in _sentences(paragraph, language, limit)
+        for piece in cut(sentence, limit)
     ]
 
 
@@ -39,13 +38,14 @@ def paragraphs(text: str) -> list[str]:
     return [joined for paragraph in _BLANK_LINE.split(text) if (joined := " ".join(paragraph.split()))]
 
 
-def _sentences(text: str, language: str) -> Iterator[str]:
+def _sentences(text: str, language: str, limit: int) -> Iterator[str]:
+    size = limit + limit // 5  # what fills a window has to be cut in any case
     while text:
-        window = text if len(text) <= _WINDOW else text[: _word_end(text, _WINDOW)]
+        window = text if len(text) <= size else text[: _word_end(text, size)]
         ends = _ends(window, language)
         if len(window) < len(text):
             # The last sentence of a window may go on behind it; one that fills a window is cut anyway.
-            ends = ends[:-1] or [_clause_end(window, len(window))]
+            ends = ends[:-1] or [_clause_end(window, limit)]
         start = 0
         for end in ends:
             if sentence := text[start:end].strip():
@@ -69,7 +69,8 @@ def _ends(window: str, language: str) -> list[int]:
     return [*sorted(inner), len(window)]
 
 
-def _cut(sentence: str, limit: int) -> Iterator[str]:
+def cut(sentence: str, limit: int) -> Iterator[str]:
+    """The sentence in pieces of at most `limit` characters, at least 1."""
     while len(sentence) > limit:
         end = _clause_end(sentence, limit)
         yield sentence[:end].rstrip()

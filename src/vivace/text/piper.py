@@ -15,16 +15,21 @@ from typing import Any
 from vivace.core.errors import MissingDependency, ModelError, TextError
 from vivace.text._clean import clean
 from vivace.text._normalize import normalize
-from vivace.text._sentences import grapheme_end, paragraphs, split
+from vivace.text._sentences import cut, grapheme_end, paragraphs, split
 
 SUMMARY = "phoneme ids of Piper voices (espeak-ng)"
 
 _TYPES = ("espeak", "text")
 _LONGEST_WORD = 120  # bytes; espeak-ng drops what stands behind byte 160 of a word
 _LONGEST_DIGITS = 30  # espeak-ng drops what stands behind digit 32 of a number
-_LONGEST_UTTERANCE = 1000  # phonemes; 500 letters are about 600
+_LONGEST_UTTERANCE = 900  # phonemes; espeak-ng drops what comes after 1,000 in a clause, 500 letters are about 600
 _WORD = re.compile(r"[^\s\u3400-\u9fff]{31,}")  # Chinese characters are words of their own
 _DIGITS = re.compile(rf"[0-9]{{{_LONGEST_DIGITS}}}(?=[0-9])")
+# Buffers that espeak-ng 1.52 runs over, ending the process: 80 bytes for a chain of dotted letters ("a.b.c."), 200
+# for the suffixes of one word ("s's's's").
+_LETTERS = re.compile(r"(?:[^\W\d_][\W_]+){12,}")
+_MOST_DOTS = 12
+_APOSTROPHES = re.compile(r"(?:[^\s'’]*['’]){8,}")
 _RAW = re.compile(r"\[\[.*?\]\]")
 _STAND_IN = 0xF0000  # private-use characters stand in for raw phonemes; `clean` leaves none in the text
 _STAND_INS = re.compile("[\U000f0000-\U0010ffff]")
@@ -42,9 +47,12 @@ def tokens(text: str, voice: Mapping[str, Any]) -> list[list[int]]:
     reader = _reader(_key(voice))
     language = str(reader.config.espeak_voice)
     utterances = []
-    for phonemes in _phonemes(text, reader, language):
-        if any(p[0].isalnum() for p in phonemes if p in reader.config.phoneme_id_map):
-            utterances += [[int(i) for i in reader.phonemes_to_ids(part)] for part in _parts(phonemes)]
+    known = reader.config.phoneme_id_map
+    utterances = [
+        [int(i) for i in reader.phonemes_to_ids(phonemes)]
+        for phonemes in _phonemes(text, reader, language)
+        if any(p[0].isalnum() for p in phonemes if p in known)
+    ]
     if not utterances:
         raise TextError("the text holds nothing that this voice can speak; give it at least one letter or digit")
     return utterances
@@ -52,12 +60,24 @@ def tokens(text: str, voice: Mapping[str, Any]) -> list[list[int]]:
 
 def _phonemes(text: str, reader: Any, language: str) -> Iterator[list[str]]:
     for paragraph in paragraphs(clean(text)):
-        hidden, raw = _hide(normalize(paragraph, language))
-        for sentence in split(hidden, language):
-            shown = _show(_breakable(sentence), raw)
-            if _SPOKEN.search(shown):  # espeak-ng reads a lone "!!!" as "exclamation"
-                with _espeak:
-                    yield from _phonemize(reader, shown)
+        hidden, raw = _hide(paragraph)
+        for sentence in split(normalize(hidden, language), language):
+            yield from _spoken(_breakable(sentence), raw, reader)
+
+
+def _spoken(sentence: str, raw: list[str], reader: Any) -> Iterator[list[str]]:
+    shown = _show(sentence, raw)
+    if not _SPOKEN.search(shown):  # espeak-ng reads a lone "!!!" as "exclamation"
+        return
+    with _espeak:
+        utterances = _phonemize(reader, shown)
+    if max(map(len, utterances), default=0) <= _LONGEST_UTTERANCE:
+        yield from utterances
+    elif len(sentence) > 1:  # numbers or signs, which take more sounds than letters
+        for part in cut(sentence, (len(sentence) + 1) // 2):
+            yield from _spoken(part, raw, reader)
+    else:
+        raise TextError(f"[[ ]] holds more than {_LONGEST_UTTERANCE} phonemes; write them as several sentences")
 
 
 def _hide(text: str) -> tuple[str, list[str]]:
@@ -68,7 +88,8 @@ def _hide(text: str) -> tuple[str, list[str]]:
         raw.append(match[0])
         return chr(_STAND_IN + len(raw) - 1)
 
-    return _RAW.sub(stand_in, text), raw
+    closed = text.rfind("]]") + 2  # a search for the end of "[[[[[[" would take quadratic time
+    return _RAW.sub(stand_in, text[:closed]) + text[closed:] if closed > 1 else text, raw
 
 
 def _show(text: str, raw: list[str]) -> str:
@@ -83,7 +104,9 @@ def _phonemize(reader: Any, sentence: str) -> list[list[str]]:
 
 
 def _breakable(sentence: str) -> str:
-    """The sentence with spaces in the words that espeak-ng would cut off."""
+    """The sentence with spaces in what espeak-ng would cut off or crash on."""
+    sentence = _LETTERS.sub(lambda m: m[0].replace(".", " ") if m[0].count(".") >= _MOST_DOTS else m[0], sentence)
+    sentence = _APOSTROPHES.sub(lambda m: re.sub("['’]", " ", m[0]), sentence)
     return _WORD.sub(_broken_word, _DIGITS.sub(r"\g<0> ", sentence))
 
 
@@ -96,17 +119,6 @@ def _broken_word(match: re.Match[str]) -> str:
         parts.append(word[:end])
         word = word[end:]
     return " ".join([*parts, word])
-
-
-def _parts(phonemes: list[str]) -> Iterator[list[str]]:
-    """The utterance, cut between words if it is so long that one run of a model would take gigabytes."""
-    while len(phonemes) > _LONGEST_UTTERANCE:
-        end = next((i for i in range(_LONGEST_UTTERANCE, _LONGEST_UTTERANCE // 2, -1) if phonemes[i] == " "), None)
-        end = end or _LONGEST_UTTERANCE
-        yield phonemes[:end]
-        phonemes = phonemes[end + 1 :] if phonemes[end] == " " else phonemes[end:]
-    if phonemes:
-        yield phonemes
 
 
 def _key(voice: Mapping[str, Any]) -> str:
