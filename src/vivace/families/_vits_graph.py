@@ -59,6 +59,25 @@ class Graph:
             todo.extend(t for t in self.nodes[k].input if t not in stopped)
         return found
 
+    def shared(self) -> set[int]:
+        """Nodes that depend on constants and scales only. Each stage has its own copy of those it needs."""
+        known = {*self.constants, "scales", ""}
+        found = set()
+        for k, node in enumerate(self.nodes):  # in the order in which they run
+            if known.issuperset(node.input) and not node.op_type.startswith("Random"):
+                known.update(node.output)
+                found.add(k)
+        return found
+
+    def dims(self, name: str) -> list[int] | None:
+        """The shape of an initializer or a Constant node; None for anything computed."""
+        if name in self.constants:
+            return list(self.constants[name].dims)
+        node = self.nodes[self.producer[name]] if name in self.producer else None
+        if node is None or node.op_type != "Constant" or node.attribute[0].name != "value":
+            return None
+        return list(node.attribute[0].t.dims)
+
 
 def find_cut(graph: Graph) -> Cut:
     """Raises ModelError if the graph does not have the shape of a VITS voice."""
@@ -94,14 +113,21 @@ def find_cut(graph: Graph) -> Cut:
     )
 
 
+def external(model: Any) -> bool:
+    """Whether a weight lies in another file than the model's."""
+    held = [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
+    return any(tensor.data_location == tensor.EXTERNAL for tensor in (*model.graph.initializer, *held))
+
+
 def split(model: Any) -> dict[str, Any]:
     """The three stage models of a VITS voice, by stage name. Raises ModelError for another kind of graph."""
     graph = Graph(model)
     cut = find_cut(graph)
     noise = {cut.duration_noise, cut.prior_noise}
+    shared = graph.shared()
     text = graph.ancestors([cut.mean, cut.log_scale], stop=noise)
-    flow = graph.ancestors([cut.latent], stop=noise | {cut.mean, cut.log_scale}) - text
-    decoder = graph.ancestors([cut.output], stop=noise | {cut.latent}) - text - flow
+    flow = graph.ancestors([cut.latent], stop=noise | {cut.mean, cut.log_scale}) - (text - shared)
+    decoder = graph.ancestors([cut.output], stop=noise | {cut.latent}) - (text - shared) - (flow - shared)
     if not (text and flow and decoder):
         raise ModelError("not a VITS voice: a stage is empty")
 
@@ -187,7 +213,7 @@ def receptive_field(model: Any) -> tuple[int, int]:
     """(frames of context that one output sample needs on its worse side, samples for each frame) of a decoder stage.
 
     Follows every path from the latent to the output, adding each layer's reach at that layer's rate.
-    Raises ModelError if the layers on the way are not convolutions and element-wise operations.
+    Raises ModelError if the layers on the way are not plain convolutions and element-wise operations.
     """
     graph = Graph(model)
     reach: dict[str, tuple[float, float, int]] = {LATENT: (0.0, 0.0, 1)}  # left, right (frames), samples for a frame
@@ -201,9 +227,16 @@ def receptive_field(model: Any) -> tuple[int, int]:
         left, right = max(k[0] for k in known), max(k[1] for k in known)
         if node.op_type in ("Conv", "ConvTranspose"):
             attributes = {a.name: list(a.ints) for a in node.attribute if a.ints}
-            kernel = graph.constants[node.input[1]].dims[-1]
+            weight = graph.dims(node.input[1])
+            if weight is None:
+                raise ModelError(f"the decoder's receptive field is unknown: the weight of {node.name} is computed")
+            if any(a.name == "auto_pad" and a.s != b"NOTSET" for a in node.attribute):
+                raise ModelError(f"the decoder's receptive field is unknown: {node.name} has auto_pad")
+            kernel = weight[-1]
             pad = attributes.get("pads", [0, 0])[0]
             if node.op_type == "Conv":
+                if attributes.get("strides", [1])[0] != 1:
+                    raise ModelError(f"the decoder's receptive field is unknown: {node.name} has a stride")
                 span = (kernel - 1) * attributes.get("dilations", [1])[0]
                 left, right = left + pad / rate, right + (span - pad) / rate
             else:
@@ -232,6 +265,7 @@ def join(stages: dict[str, Any], metadata: dict[str, str]) -> Any:
     constants: dict[str, Any] = {}
     taken = {"input", "input_lengths", "scales", "sid", "output"}
     inputs: dict[str, Any] = {}
+    node_names: set[str] = set()
     domains = {o.domain: o.version for m in stages.values() for o in m.opset_import if o.domain not in ("", "ai.onnx")}
     boundary = {o.name for name in (TEXT, FLOW) for o in stages[name].graph.output}
     for name in STAGES:
@@ -255,7 +289,13 @@ def join(stages: dict[str, Any], metadata: dict[str, str]) -> Any:
             constants[fresh.name] = fresh
         made = {t for node in model.graph.node for t in node.output if t}
         renames.update({t: f"{name}/{t}" for t in made & taken if t not in boundary and t != "output"})
-        nodes.extend(_renamed(node, renames) for node in model.graph.node)
+        for node in model.graph.node:
+            node = _renamed(node, renames)
+            if node.name in node_names:
+                node.name = f"{name}/{node.name}"
+            node_names.add(node.name)
+            nodes.append(node)
+        node_names.discard("")
         taken |= own | made | set(renames.values())
     order = [n for n in ("input", "input_lengths", "scales", "sid") if n in inputs]
     graph = helper.make_graph(

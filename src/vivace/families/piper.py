@@ -22,6 +22,7 @@ from vivace.core.errors import ModelError, UsageError
 from vivace.core.speech import Request, Row
 from vivace.core.stage import Array, Session, Stage, TensorSpec
 from vivace.families import _vits_graph as vits
+from vivace.families._piper_config import read_config
 
 SUMMARY = "Piper VITS voice: NAME.onnx with NAME.onnx.json beside it, or a folder with both"
 VOICE = "voice.json"
@@ -52,50 +53,6 @@ def _files(path: Path) -> tuple[Path, Path]:
     return path, config
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The voice's JSON, with the fields that Vivace relies on checked. Raises ModelError naming the wrong field."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not readable JSON ({error}); copy the voice's .onnx.json again") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} holds no JSON object; copy the voice's .onnx.json again")
-
-    def need(ok: bool, field: str, what: str) -> None:
-        if not ok:
-            raise ModelError(f"{path}: field {field} is missing or wrong; it must be {what}")
-
-    def number(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-
-    rate = config.get("audio", {}).get("sample_rate") if isinstance(config.get("audio"), dict) else None
-    need(isinstance(rate, int) and 4000 <= rate <= 192_000, "audio.sample_rate", "a whole number of Hz")
-    ids = config.get("phoneme_id_map")
-    need(
-        isinstance(ids, dict)
-        and len(ids) > 0
-        and all(isinstance(v, list) and v and all(isinstance(i, int) and i >= 0 for i in v) for v in ids.values()),
-        "phoneme_id_map",
-        "an object of phoneme to list of ids",
-    )
-    if config.get("phoneme_type", "espeak") == "espeak":
-        espeak = config.get("espeak")
-        need(isinstance(espeak, dict) and isinstance(espeak.get("voice"), str), "espeak.voice", "an espeak-ng voice")
-    inference = config.get("inference", {})
-    need(isinstance(inference, dict), "inference", "an object")
-    for key in ("noise_scale", "length_scale", "noise_w"):
-        need(number(inference.get(key, 1.0)) and inference.get(key, 1.0) >= 0, f"inference.{key}", "a number from 0 up")
-    speakers = config.get("num_speakers", 1)
-    need(isinstance(speakers, int) and speakers >= 1, "num_speakers", "a whole number from 1 up")
-    names = config.get("speaker_id_map", {})
-    need(
-        isinstance(names, dict) and all(isinstance(i, int) and 0 <= i < speakers for i in names.values()),
-        "speaker_id_map",
-        "an object of speaker name to an id below num_speakers",
-    )
-    return config
-
-
 def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
     """Cuts the voice into stages and proves the cut exact before anything is written."""
     import onnx
@@ -104,9 +61,11 @@ def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
     config = read_config(config_file)
     try:
         model = onnx.load(str(file), load_external_data=False)
+        if vits.external(model):
+            raise ModelError("it keeps weights in another file; export the voice as one file")
         onnx.checker.check_model(model)
     except Exception as error:
-        raise ModelError(f"{file} is no readable ONNX model ({str(error).splitlines()[0][:120]})") from error
+        raise ModelError(f"{file} is no readable ONNX model ({_first_line(error)})") from error
     inputs = {i.name for i in model.graph.input}
     if not {"input", "input_lengths", "scales"} <= inputs <= {"input", "input_lengths", "scales", "sid"}:
         raise ModelError(f"{file} is no Piper voice: its inputs are {', '.join(sorted(inputs)) or 'none'}")
@@ -114,7 +73,7 @@ def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
         raise ModelError(f"{config_file}: num_speakers does not fit the model, which has {_sid(inputs)} speaker input")
     parts = vits.split(model)
     overlap, hop = vits.receptive_field(parts[vits.DECODER])
-    _prove(model, parts, config)
+    _prove(model, parts, config, hop)
 
     rate = config["audio"]["sample_rate"]
     frame_rate = {vits.TEXT: rate / hop, vits.FLOW: rate / hop, vits.DECODER: float(rate)}
@@ -243,7 +202,7 @@ class PiperModel:
     def _speaker(self, request: Request) -> int:
         voices = self._bundle.voices
         if not request.voice or request.voice == self._bundle.name:
-            return 0
+            return int(self._config.get("default_speaker_id", 0))
         if request.voice in voices:
             return voices.index(request.voice)
         known = ", ".join(voices[:8]) + (" ..." if len(voices) > 8 else "") or self._bundle.name
@@ -252,6 +211,10 @@ class PiperModel:
 
 def _normal(row: Row, shape: tuple[int, int]) -> Array:
     return row.rng.standard_normal(shape, dtype=np.float32)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def _sid(inputs: set[str]) -> str:
@@ -279,7 +242,7 @@ def _stage(name: str, model: Any) -> Stage:
     return Stage(name, f"stages/{name}.onnx", inputs=inputs, outputs=outputs)
 
 
-def _prove(model: Any, parts: dict[str, Any], config: dict[str, Any]) -> None:
+def _prove(model: Any, parts: dict[str, Any], config: dict[str, Any], hop: int) -> None:
     """Runs the whole and the cut graph on every known phoneme, without noise. Raises ModelError if they differ."""
     import onnxruntime as ort
 
@@ -301,9 +264,13 @@ def _prove(model: Any, parts: dict[str, Any], config: dict[str, Any]) -> None:
             if vits.MEAN in feed:
                 feed.setdefault(vits.PRIOR_NOISE, np.zeros_like(feed[vits.MEAN]))
     except Exception as error:
-        raise ModelError(f"the voice does not run on its own phonemes: {str(error).splitlines()[0][:160]}") from error
+        raise ModelError(f"the voice does not run on its own phonemes: {_first_line(error)}") from error
     cut = feed[parts[vits.DECODER].graph.output[0].name]
     worst = float(np.abs(whole - cut).max()) if whole.shape == cut.shape else float("inf")
+    if cut.size != hop * int(feed[vits.MASK].sum()):
+        raise ModelError(
+            f"the voice makes {cut.size} samples of {int(feed[vits.MASK].sum())} frames, not {hop} of each"
+        )
     if not worst <= EXACT:
         raise ModelError(f"cutting this voice into stages changes its samples by {worst:g} (at most {EXACT:g} allowed)")
 
@@ -321,7 +288,7 @@ def _sherpa(bundle: Bundle, config: dict[str, Any]) -> dict[str, str]:
         "model_type": "vits",
         "comment": "piper",
         "language": str(language.get("name_english", "English") if isinstance(language, dict) else language),
-        "voice": config.get("espeak", {}).get("voice", ""),
+        "voice": config["espeak"]["voice"],
         "has_espeak": str(int(config.get("phoneme_type", "espeak") == "espeak")),
         "n_speakers": str(config.get("num_speakers", 1)),
         "sample_rate": str(bundle.sample_rate),

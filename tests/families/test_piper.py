@@ -1,0 +1,433 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from families import piper_maker
+from families.piper_maker import Shape
+from vivace.core.audio import Audio, join
+from vivace.core.bundle import Bundle, open_bundle
+from vivace.core.errors import ModelError, VivaceError
+from vivace.core.speech import Request
+from vivace.core.stage import RuntimeOptions
+from vivace.engine.engine import Engine, speak, stream
+from vivace.families import piper
+
+ONE = RuntimeOptions(threads=1)
+TEXT = "hello there, little voice."
+TEXTS = ("hi", "the quick brown fox jumps over the lazy dog", TEXT)
+KINDS = {
+    "one speaker": Shape(),
+    "plain durations": Shape(stochastic=False),
+    "three speakers": Shape(speakers=3),
+    "constants as nodes": Shape(speakers=2, nodes=True),
+}
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    folder = tmp_path_factory.mktemp("voices")
+    return {
+        kind: piper.import_(piper_maker.make(folder, shape, kind), folder / f"{kind} bundle")
+        for kind, shape in KINDS.items()
+    }
+
+
+@pytest.fixture(params=KINDS)
+def voice(request: pytest.FixtureRequest, voices: dict[str, Bundle]) -> Bundle:
+    return voices[request.param]
+
+
+def say(bundle: Bundle, text: str = TEXT, **fields: Any) -> np.ndarray:
+    with Engine(bundle, ONE) as engine:
+        return speak(engine, Request("a", text, **fields)).samples
+
+
+def edit_config(path: Path, **changes: Any) -> Path:
+    file = path.with_name(path.name + ".json")
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+    return path
+
+
+def without_noise(bundle: Bundle) -> np.ndarray:
+    return say(bundle, noise_scale=0.0, noise_w=0.0)
+
+
+# --- import ---
+
+
+def test_import_writes_a_bundle_that_opens(tmp_path: Path) -> None:
+    made = piper.import_(piper_maker.make(tmp_path, Shape(speakers=2), "en_US-tiny"), tmp_path / "b")
+    assert open_bundle(tmp_path / "b") == made
+    assert (made.name, made.family, made.sample_rate) == ("en_US-tiny", "piper", 8000)
+    assert made.voices == ("speaker 0", "speaker 1")
+    assert [(s.name, s.frame_rate) for s in made.stages] == [("text", 250.0), ("flow", 250.0), ("decoder", 8000.0)]
+    scales = {"noise_scale": 0.667, "length_scale": 1.0, "noise_w": 0.8}
+    assert {key: made.defaults[key] for key in scales} == scales
+    assert made.defaults["hop"] == piper_maker.HOP
+
+
+def test_a_folder_with_one_voice_is_imported(tmp_path: Path) -> None:
+    piper_maker.make(tmp_path / "voice")
+    assert piper.recognise(tmp_path / "voice")
+    assert piper.import_(tmp_path / "voice", tmp_path / "out").name == "tiny"
+
+
+def test_a_folder_with_two_voices_asks_which(tmp_path: Path) -> None:
+    piper_maker.make(tmp_path / "voice", name="one")
+    piper_maker.make(tmp_path / "voice", name="two")
+    assert not piper.recognise(tmp_path / "voice")
+    with pytest.raises(ModelError, match=r"holds 2 \.onnx files"):
+        piper.import_(tmp_path / "voice", tmp_path / "out")
+
+
+def test_what_is_not_a_voice_is_not_recognised(tmp_path: Path) -> None:
+    model = piper_maker.make(tmp_path / "voice")
+    assert piper.recognise(model)
+    (tmp_path / "alone.onnx").write_bytes(b"x")
+    (tmp_path / "folder.onnx").mkdir()
+    for path in (tmp_path, tmp_path / "alone.onnx", tmp_path / "none.onnx", tmp_path / "folder.onnx", Path("a\0b")):
+        assert not piper.recognise(path)
+    assert not piper.recognise(model.with_name(model.name + ".json"))
+
+
+def test_a_model_without_its_json_says_so(tmp_path: Path) -> None:
+    model = piper_maker.make(tmp_path)
+    model.with_name("tiny.onnx.json").unlink()
+    with pytest.raises(ModelError, match=r"tiny\.onnx\.json is not beside"):
+        piper.import_(model, tmp_path / "out")
+
+
+def test_speakers_without_names_have_numbers(tmp_path: Path) -> None:
+    model = edit_config(piper_maker.make(tmp_path, Shape(speakers=3)), speaker_id_map={"ann": 1})
+    assert piper.import_(model, tmp_path / "out").voices == ("0", "ann", "2")
+
+
+# --- speaking ---
+
+
+def test_it_speaks(voice: Bundle) -> None:
+    samples = say(voice)
+    assert len(samples) % piper_maker.HOP == 0
+    assert 0.01 < np.abs(samples).max() <= 1
+
+
+def test_a_seed_is_a_take(voice: Bundle) -> None:
+    one = say(voice, seed=1)
+    assert np.array_equal(one, say(voice, seed=1))
+    other = say(voice, seed=2)
+    assert len(one) != len(other) or np.abs(one - other).max() > 1e-3
+    assert np.array_equal(without_noise(voice), say(voice, noise_scale=0.0, noise_w=0.0, seed=2))
+
+
+def test_speed_changes_the_length(voice: Bundle) -> None:
+    fast, plain, slow = (len(say(voice, speed=s, noise_scale=0.0, noise_w=0.0)) for s in (2.0, 1.0, 0.5))
+    assert fast < plain < slow
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 3])
+def test_neighbours_change_nothing(voice: Bundle, max_batch: int) -> None:
+    """Also where the rows of a batch differ in speaker, speed, noise and length."""
+    requests = [
+        Request(str(k), text, seed=k, voice=voice.voices[-k] if voice.voices else "", speed=(1.0, 1.0, 1.7)[k])
+        for k, text in enumerate(TEXTS)
+    ]
+    with Engine(voice, ONE) as engine:
+        alone = {r.id: speak(engine, r).samples for r in requests}
+    with Engine(voice, ONE, max_batch=max_batch) as engine:
+        for r in requests:
+            engine.add(r)
+        pieces: dict[str, list[Audio]] = {r.id: [] for r in requests}
+        while not engine.idle:
+            for event in engine.step():
+                assert not event.error
+                pieces[event.request_id] += [event.audio] if event.audio else []
+    for name, samples in alone.items():
+        together = join(pieces[name]).samples
+        assert together.shape == samples.shape
+        assert np.abs(together - samples).max() < 1e-5
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 16, 10_000])
+def test_streamed_is_whole(voice: Bundle, chunk: int) -> None:
+    request = Request("a", TEXT, seed=4)
+    with Engine(voice, ONE) as engine:
+        whole = speak(engine, request).samples
+        pieces = [e.audio for e in stream(engine, replace(request, chunk_frames=chunk)) if e.audio]
+    assert len(pieces) == -(-len(whole) // (chunk * piper_maker.HOP))
+    assert np.abs(join(pieces).samples - whole).max() < 1e-5
+
+
+def test_one_overlap_frame_less_would_be_heard(voices: dict[str, Bundle]) -> None:
+    """The overlap is needed: the test of streaming above can fail."""
+    voice = voices["one speaker"]
+    short = replace(voice, defaults={**voice.defaults, "overlap": voice.defaults["overlap"] - 3})
+    request = Request("a", TEXT, seed=4)
+    with Engine(short, ONE) as engine:
+        whole = speak(engine, request).samples
+        chunked = speak(engine, replace(request, chunk_frames=5)).samples
+    assert np.abs(chunked - whole).max() > 1e-4
+
+
+def test_speakers_differ_and_the_first_is_the_default(voices: dict[str, Bundle]) -> None:
+    voice = voices["three speakers"]
+    still = {"noise_scale": 0.0, "noise_w": 0.0}
+    spoken = {name: say(voice, voice=name, **still) for name in voice.voices}
+    assert len({samples.tobytes() for samples in spoken.values()}) == 3
+    assert np.array_equal(say(voice, **still), spoken["speaker 0"])
+    assert np.array_equal(say(voice, voice=voice.name, **still), spoken["speaker 0"])
+
+
+def test_the_voices_own_default_speaker_is_kept(tmp_path: Path) -> None:
+    model = edit_config(piper_maker.make(tmp_path, Shape(speakers=3)), default_speaker_id=2)
+    voice = piper.import_(model, tmp_path / "out")
+    still = {"noise_scale": 0.0, "noise_w": 0.0}
+    assert np.array_equal(say(voice, **still), say(voice, voice="speaker 2", **still))
+    assert not np.array_equal(say(voice, **still), say(voice, voice="speaker 0", **still))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("three speakers", "known: speaker 0, speaker 1, speaker 2"), ("one speaker", "known: one spea")],
+)
+def test_an_unknown_voice_is_told_the_known_ones(voices: dict[str, Bundle], kind: str, words: str) -> None:
+    with pytest.raises(VivaceError, match="unknown voice 'carl'") as caught:
+        say(voices[kind], voice="carl")
+    assert words in str(caught.value)
+
+
+def test_a_voice_with_many_speakers_does_not_list_them_all(tmp_path: Path) -> None:
+    voice = piper.import_(piper_maker.make(tmp_path, Shape(speakers=20)), tmp_path / "out")
+    with pytest.raises(VivaceError, match=r"speaker 7 \.\.\.$"):
+        say(voice, voice="carl")
+
+
+# --- export ---
+
+
+def test_exported_and_imported_again_it_is_the_same_voice(tmp_path: Path, voice: Bundle) -> None:
+    files = piper.export(voice, tmp_path / "out")
+    assert [f.name for f in files] == [f"{voice.name}{end}" for end in (".onnx", ".onnx.json", ".tokens.txt")]
+    again = piper.import_(files[0], tmp_path / "again")
+    assert again.defaults == voice.defaults
+    assert again.voices == voice.voices
+    for text in TEXTS:
+        assert np.array_equal(say(again, text, seed=3), say(voice, text, seed=3))
+
+
+def test_export_to_a_file_name(tmp_path: Path, voice: Bundle) -> None:
+    files = piper.export(voice, tmp_path / "deep" / "mine.onnx")
+    assert [f.name for f in files] == ["mine.onnx", "mine.onnx.json", "mine.tokens.txt"]
+
+
+def test_export_keeps_the_voices_own_json(tmp_path: Path) -> None:
+    model = edit_config(piper_maker.make(tmp_path), extra={"ünusual": [1, None]})
+    voice = piper.import_(model, tmp_path / "b")
+    exported = json.loads(piper.export(voice, tmp_path / "out")[1].read_text(encoding="utf-8"))
+    assert exported == json.loads(model.with_name("tiny.onnx.json").read_text(encoding="utf-8"))
+
+
+def test_export_tells_sherpa_onnx_what_it_is(tmp_path: Path, voices: dict[str, Bundle]) -> None:
+    model, _, tokens = piper.export(voices["three speakers"], tmp_path)
+    facts = {p.key: p.value for p in onnx.load(str(model)).metadata_props}
+    assert facts == {
+        "model_type": "vits",
+        "comment": "piper",
+        "language": "English",
+        "voice": "en-us",
+        "has_espeak": "0",
+        "n_speakers": "3",
+        "sample_rate": "8000",
+    }
+    lines = tokens.read_text(encoding="utf-8").split("\n")
+    assert lines[0] == "_ 0"
+    assert "  3" in lines
+
+
+def test_piper_tts_speaks_the_exported_voice(tmp_path: Path, voice: Bundle) -> None:
+    reference = pytest.importorskip("piper")
+    loaded = reference.PiperVoice.load(piper.export(voice, tmp_path)[0])
+    quiet = reference.SynthesisConfig(noise_scale=0.0, noise_w_scale=0.0, normalize_audio=False)
+    samples = np.concatenate([chunk.audio_float_array for chunk in loaded.synthesize("hello there", quiet)])
+    assert np.abs(samples - say(voice, "hello there", noise_scale=0.0, noise_w=0.0)).max() < 1e-6
+
+
+# --- models that are none ---
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_model(tmp_path: Path, share: float) -> None:
+    model = piper_maker.make(tmp_path)
+    data = model.read_bytes()
+    model.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ModelError) as caught:
+        piper.import_(model, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_a_model_with_a_damaged_byte_is_refused_or_speaks(tmp_path: Path, place: float, byte: int) -> None:
+    """Most bytes are weights, which nobody can check; the others must not crash the import."""
+    model = piper_maker.make(tmp_path)
+    data = bytearray(model.read_bytes())
+    data[int(place * len(data))] = byte
+    model.write_bytes(bytes(data))
+    try:
+        piper.import_(model, tmp_path / "out", overwrite=True)
+    except ModelError as error:
+        assert "\n" not in str(error)
+
+
+def other_model(inputs: list[str]) -> bytes:
+    made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in inputs]
+    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", [inputs[0]], ["output"])], "g", made, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)])
+    model.ir_version = 8
+    data: bytes = model.SerializeToString()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (["x"], "no Piper voice: its inputs are x"),
+        (["input", "input_lengths", "scales", "other"], "its inputs are input, input_lengths, other, scales"),
+        (["input", "input_lengths", "scales"], "not a VITS voice"),
+    ],
+)
+def test_another_onnx_model_is_told_why(tmp_path: Path, inputs: list[str], words: str) -> None:
+    model = piper_maker.make(tmp_path)
+    model.write_bytes(other_model(inputs))
+    with pytest.raises(ModelError) as caught:
+        piper.import_(model, tmp_path / "out")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("speakers", "claimed", "words"), [(1, 3, "which has no speaker"), (3, 1, "which has a speak")]
+)
+def test_the_json_of_another_voice_is_noticed(tmp_path: Path, speakers: int, claimed: int, words: str) -> None:
+    model = edit_config(piper_maker.make(tmp_path, Shape(speakers=speakers)), num_speakers=claimed, speaker_id_map={})
+    with pytest.raises(ModelError, match="num_speakers does not fit") as caught:
+        piper.import_(model, tmp_path / "out")
+    assert words in str(caught.value)
+
+
+def test_weights_in_another_file_are_not_looked_for(tmp_path: Path) -> None:
+    """A model must not make Vivace read files that its author names."""
+    model = piper_maker.make(tmp_path)
+    loaded = onnx.load(str(model))
+    onnx.save(loaded, str(model), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with pytest.raises(ModelError, match="keeps weights in another file"):
+        piper.import_(model, tmp_path / "out")
+
+
+def test_phonemes_that_the_model_does_not_have_are_noticed(tmp_path: Path) -> None:
+    ids = {symbol: [k] for k, symbol in enumerate([*piper_maker.SYMBOLS, "ŋ"])}
+    model = edit_config(piper_maker.make(tmp_path), phoneme_id_map=ids)
+    with pytest.raises(ModelError, match="does not run on its own phonemes"):
+        piper.import_(model, tmp_path / "out")
+
+
+def test_a_decoder_that_loses_samples_at_the_edges_is_refused(tmp_path: Path) -> None:
+    """Its chunks would not fit together."""
+    model = piper_maker.make(tmp_path)
+    loaded = onnx.load(str(model))
+    last = next(n for n in loaded.graph.node if n.name == "/dec/conv_post/Conv")
+    next(a for a in last.attribute if a.name == "pads").ints[:] = [0, 0]
+    onnx.save(loaded, str(model))
+    with pytest.raises(ModelError, match="not 32 of each"):
+        piper.import_(model, tmp_path / "out")
+
+
+# --- configurations ---
+
+WRONG = [
+    ({"audio": None}, "audio.sample_rate"),
+    ({"audio": {"sample_rate": "8000"}}, "audio.sample_rate"),
+    ({"audio": {"sample_rate": True}}, "audio.sample_rate"),
+    ({"phoneme_id_map": {}}, "phoneme_id_map"),
+    ({"phoneme_id_map": {"a": 1}}, "phoneme_id_map"),
+    ({"phoneme_id_map": {"a": []}}, "phoneme_id_map"),
+    ({"phoneme_id_map": {"a": [-1]}}, "phoneme_id_map"),
+    ({"phoneme_id_map": {"a": [10**30]}}, "phoneme_id_map"),
+    ({"espeak": None}, "espeak.voice"),
+    ({"espeak": {}}, "espeak.voice"),
+    ({"espeak": {"voice": 5}}, "espeak.voice"),
+    ({"inference": []}, "inference"),
+    ({"inference": {"noise_scale": "loud"}}, "inference.noise_scale"),
+    ({"inference": {"noise_w": -1}}, "inference.noise_w"),
+    ({"inference": {"noise_w": float("inf")}}, "inference.noise_w"),
+    ({"inference": {"length_scale": 0}}, "inference.length_scale"),
+    ({"inference": {"length_scale": float("nan")}}, "inference.length_scale"),
+    ({"num_speakers": 0}, "num_speakers"),
+    ({"num_speakers": True}, "num_speakers"),
+    ({"num_speakers": None}, "num_speakers"),
+    ({"speaker_id_map": []}, "speaker_id_map"),
+    ({"speaker_id_map": {"ann": 1}}, "speaker_id_map"),
+    ({"default_speaker_id": 1}, "default_speaker_id"),
+    ({"default_speaker_id": "ann"}, "default_speaker_id"),
+]
+
+
+@pytest.mark.parametrize(("change", "field"), WRONG, ids=[str(change)[:60] for change, _ in WRONG])
+def test_a_wrong_field_is_named(tmp_path: Path, change: dict[str, Any], field: str) -> None:
+    model = edit_config(piper_maker.make(tmp_path), **change)
+    with pytest.raises(ModelError) as caught:
+        piper.import_(model, tmp_path / "out")
+    assert f"field {field} is missing or wrong" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])
+def test_a_json_that_is_no_object(tmp_path: Path, text: str) -> None:
+    model = piper_maker.make(tmp_path)
+    model.with_name("tiny.onnx.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError, match="JSON"):
+        piper.import_(model, tmp_path / "out")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+DELETED = object()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_damaged_json_is_an_error_or_a_voice(tmp_path: Path, data: st.DataObject) -> None:
+    """Import, speech and export end well or in a VivaceError, whatever a field holds."""
+    shape = data.draw(st.sampled_from([Shape(), Shape(speakers=2)]))
+    model = piper_maker.make(tmp_path, shape)
+    config = piper_maker.config(shape)
+    field = data.draw(st.sampled_from(sorted(config)))
+    owner, key = config, field
+    if isinstance(config[field], dict) and config[field] and data.draw(st.booleans()):
+        owner = config[field]
+        key = data.draw(st.sampled_from(sorted(owner)))
+    value = data.draw(st.just(DELETED) | json_values)
+    if value is DELETED:
+        del owner[key]
+    else:
+        owner[key] = value
+    model.with_name("tiny.onnx.json").write_text(json.dumps(config), encoding="utf-8")
+    try:
+        bundle = piper.import_(model, tmp_path / "out", overwrite=True)
+        piper.export(open_bundle(bundle.path), tmp_path / "exported")
+        say(bundle, "hello", max_seconds=1.0)
+    except VivaceError as error:
+        assert "\n" not in str(error)
