@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
+from onnx import helper
 
 from vivace.core.errors import UsageError, VivaceError
 from vivace.core.report import Report
@@ -61,6 +63,32 @@ def test_the_operators_of_each_stage_are_there(report):
     assert all(kind["calls"] == pytest.approx(1.0) for kind in views["decoder"]["types"])
     up = next(node for node in views["decoder"]["nodes"] if node["node"] == "up")
     assert up["macs"] == len("medium") * 3 * 8 * 16
+
+
+def test_a_node_whose_channels_the_runtime_blocks_keeps_its_operations(tiny, fast):
+    """A Conv over two dimensions is renamed and padded by ONNX Runtime on most processors."""
+    from onnx import load, numpy_helper, save
+
+    path = tiny.path / "decoder.onnx"
+    model = load(path)
+    del model.graph.node[:]
+    nodes = [
+        ("Unsqueeze", ["frames", "axis"], ["flat"], {}),
+        ("Conv", ["flat", "w2"], ["wide"], {}),
+        ("Conv", ["wide", "v2"], ["thin"], {}),
+        ("Squeeze", ["thin", "axis"], ["samples"], {}),
+    ]
+    for op, inputs, outputs, attributes in nodes:
+        model.graph.node.append(helper.make_node(op, inputs, outputs, name=f"{op} {outputs[0]}", **attributes))
+    weights = {"w2": np.ones((24, 8, 1, 1), np.float32), "v2": np.ones((1, 24, 1, 1), np.float32)}
+    weights["axis"] = np.array([2], np.int64)
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
+    save(model, path)
+    found = profile(tiny, texts=TEXTS, batches=(1,), runs=1).details
+    assert found["parts"][2]["macs"] == len("medium") * 3 * (8 * 24 + 24)
+    nodes = {node["node"]: node["macs"] for node in found["operators"]["decoder"]["nodes"]}
+    assert nodes["Conv wide"] == len("medium") * 3 * 8 * 24
+    assert nodes["Conv thin"] == len("medium") * 3 * 24
 
 
 def test_every_text_and_batch_has_its_row(report):

@@ -12,6 +12,8 @@ from vivace.workflows._stopwatch import ENGINE, TOKENS
 TOP = 3
 NEAR = 0.6  # of the ceiling: from here on, better code for the same arithmetic gains little
 FAR = 0.3  # of the ceiling: below it, neither arithmetic nor memory explains the time
+MANY = 0.3  # of a part's time in operators that do not multiply: from here on, they are to blame
+WORTH_SAYING = 0.02  # of a part's time
 OTHERS = {
     TOKENS: "spent in the text front end: no pass on the model changes it",
     ENGINE: "spent between the stages on noise, padding and copies: fewer and longer runs help",
@@ -50,9 +52,13 @@ def _stage(part: Json, view: Json | None, ceiling: Ceiling) -> str:
     gain = f"; at that peak the whole would be {part['gain_at_ceiling']:.2f}x as fast"
     if in_int8:
         gain += f", with its arithmetic in INT8 and the rest as now {in_int8:.2f}x"
+    idle = [kind for kind in view["types"] if kind["op"] not in MULTIPLYING] if view else []
+    share = sum(float(kind["share"]) for kind in idle)
     if part["ceiling_share"] < FAR:
-        reached = f"only {reached}, so the many small operators are the limit, not arithmetic or memory"
-    return reached + gain + _spent(view)
+        blamed = "fusing or dropping operators that do not multiply helps most"
+        why = blamed if share >= MANY else "its operators run badly on this machine"
+        reached = f"only {reached}, so {why}"
+    return reached + gain + (_idle(idle, share) if share >= WORTH_SAYING else "")
 
 
 def _precision(part: Json) -> str:
@@ -68,16 +74,10 @@ def _cheaper(part: Json) -> str:
     return f"cheaper arithmetic ({'INT8' if 'bf16' in macs else 'INT8, bf16'}) or fewer operations"
 
 
-def _spent(view: Json | None) -> str:
-    """How much of the part's time goes to operators that do not multiply, and to which."""
-    if not view:
-        return ""
-    idle = [kind for kind in view["types"] if kind["op"] not in MULTIPLYING]
-    share = sum(float(kind["share"]) for kind in idle)
-    if share < 0.02:
-        return ""
-    calls = sum(float(kind["calls"]) for kind in idle)
-    most = " and ".join(kind["op"] for kind in idle[:2])
+def _idle(kinds: Sequence[Json], share: float) -> str:
+    """How much of a part's time goes to operators that do not multiply, and to which."""
+    calls = sum(float(kind["calls"]) for kind in kinds)
+    most = " and ".join(kind["op"] for kind in kinds[:2])
     return (
         f"; {100 * share:.0f}% of its time goes to operators that do not multiply ({calls:,.0f} runs, most in {most})"
     )

@@ -80,6 +80,8 @@ class CountingSession:
         settings.add_session_config_entry("session.disable_prepacking", "1")
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(self._folder.name) / "trace")
+        self._fused = Path(self._folder.name) / "fused.onnx"
+        settings.optimized_model_filepath = str(self._fused)
         try:
             self._twin = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -93,9 +95,14 @@ class CountingSession:
 
     def work(self) -> dict[str, Work]:
         """The work of all runs so far by node name; ends the counting."""
-        events = json.loads(Path(self._twin.end_profiling()).read_text(encoding="utf-8"))
-        self._folder.cleanup()
-        return by_node(events)
+        return by_node(json.loads(Path(self._twin.end_profiling()).read_text(encoding="utf-8")))
+
+    def renamed(self) -> dict[str, str]:
+        """Node names by those that ONNX Runtime gives when it blocks channels: the node's output and a suffix."""
+        import onnx
+
+        nodes = onnx.load(str(self._fused), load_external_data=False).graph.node
+        return {f"{node.output[0]}_nchwc": node.name for node in nodes if node.output}
 
     def close(self) -> None:
         self._folder.cleanup()

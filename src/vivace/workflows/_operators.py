@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vivace.workflows._macs import KERNEL, Work
 
 TOP = 10
+TOKEN = re.compile(r"_token_\d+$")  # what ONNX Runtime appends when it changes a node's layout
 CONTAINERS = ("If", "Loop", "Scan")  # their time is that of the nodes inside, which are in the trace themselves
 
 
-def view(events: Sequence[Mapping[str, Any]], runs: int, warm_up: int, work: Mapping[str, Work]) -> dict[str, Any]:
+def view(
+    events: Sequence[Mapping[str, Any]],
+    runs: int,
+    warm_up: int,
+    work: Mapping[str, Work],
+    renamed: Mapping[str, str],
+) -> dict[str, Any]:
     """Time by operator type and of the TOP slowest nodes, in ms for one run of the text.
 
     `events` cover `warm_up` session runs, which are left out, and then those of `runs` readings of the text.
-    `work` is what one reading computes, by node name; a node that the runtime renamed has none.
+    `work` is what one reading computes, by node name; `renamed` maps names in the trace to those.
     """
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
     begun = starts[warm_up] if warm_up < len(starts) else float("inf")
@@ -28,6 +36,9 @@ def view(events: Sequence[Mapping[str, Any]], runs: int, warm_up: int, work: Map
         if op in CONTAINERS:
             continue
         name = event["name"].removesuffix(KERNEL)
+        name = renamed.get(name, name)
+        bare = TOKEN.sub("", name)
+        name = bare if bare in work else name
         ms = event["dur"] / 1000 / runs
         kind = types.setdefault(op, {"op": op, "ms": 0.0, "calls": 0.0})
         node = nodes.setdefault(name, {"node": name, "op": op, "ms": 0.0})

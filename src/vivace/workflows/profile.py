@@ -65,9 +65,9 @@ def profile(
     loads = _load_times(bundle, threads)
     readings = _read(bundle, threads, said, runs, _part(progress, 0.1, 0.4))
     progress("counting operations", 0.4)
-    work = _count(bundle, said[middle])
+    work, renamed = _count(bundle, said[middle])
     progress("tracing operators", 0.5)
-    operators = _trace(bundle, threads, said[middle], work)
+    operators = _trace(bundle, threads, said[middle], work, renamed)
     batching = time_batches(bundle, threads, said[middle], sorted(set(batches)), runs, _part(progress, 0.55, 0.95))
     progress("measuring memory", 0.95)
     loaded, peak = peak_memory(bundle, list(said.values())[-1], threads)
@@ -149,8 +149,9 @@ def _read(
     return readings
 
 
-def _count(bundle: Bundle, text: str) -> dict[str, dict[str, Work]]:
-    """What one reading computes: work by node, by stage. Stages that are no ONNX file have none."""
+def _count(bundle: Bundle, text: str) -> tuple[dict[str, dict[str, Work]], dict[str, str]]:
+    """What one reading computes: work by node, by stage; and the names that nodes may have in a trace. Stages that
+    are no ONNX file have none."""
     counters: dict[str, CountingSession] = {}
 
     def wrap(stage: Stage, session: Session) -> Session:
@@ -161,13 +162,19 @@ def _count(bundle: Bundle, text: str) -> dict[str, dict[str, Work]]:
 
     with Engine(bundle, RuntimeOptions(threads=machine.cores()), wrap=wrap) as engine:
         read_all(engine, [Request("counted", text, seed=1)])
-        return {name: counter.work() for name, counter in counters.items()}
+        work = {name: counter.work() for name, counter in counters.items()}
+        return work, {k: v for counter in counters.values() for k, v in counter.renamed().items()}
 
 
-def _trace(bundle: Bundle, threads: int, text: str, work: Mapping[str, Mapping[str, Work]]) -> dict[str, Any]:
+def _trace(
+    bundle: Bundle,
+    threads: int,
+    text: str,
+    work: Mapping[str, Mapping[str, Work]],
+    renamed: Mapping[str, str],
+) -> dict[str, Any]:
     """The operator view of each stage whose runtime writes a trace."""
     raw: dict[str, Any] = {}
-    calls: dict[str, int] = {}
 
     def wrap(stage: Stage, session: Session) -> Session:
         raw[stage.name] = session
@@ -182,8 +189,8 @@ def _trace(bundle: Bundle, threads: int, text: str, work: Mapping[str, Mapping[s
             for name, session in raw.items():
                 events = session.trace() if hasattr(session, "trace") else []
                 if events:
-                    calls[name] = sum(event["name"] == "model_run" for event in events) // (1 + TRACED_RUNS)
-                    views[name] = _operators.view(events, TRACED_RUNS, calls[name], work.get(name, {}))
+                    calls = sum(event["name"] == "model_run" for event in events) // (1 + TRACED_RUNS)
+                    views[name] = _operators.view(events, TRACED_RUNS, calls, work.get(name, {}), renamed)
     return views
 
 
