@@ -14,7 +14,7 @@ def row(name, ms, share, **more):
 
 
 def report(operators):
-    work = Work({"fp32": 6_000_000_000}, 7, 9, frozenset({"Einsum"}))
+    work = Work({"fp32": 6_000_000_000}, 70_000_000, 80_000_000, frozenset({"Einsum"}))
     counted = assess(75.0, 100.0, work, Ceiling({"fp32": 100.0}, 20.0, 1)) | {"macs_per_audio_second": 3.0e9}
     details = {
         "text": {"name": "medium", "characters": 50, "audio_seconds": 2.0},
@@ -31,13 +31,14 @@ def report(operators):
         "memory_mb": {"loaded": 240.0, "peak": 600.0, "characters": 250},
         "ceiling": {"gmacs": {"fp32": 123.0}, "gbytes": 38.0},
         "bottlenecks": ["decoder: [75]% of the time", "flow: 20% of the time"],
+        "notes": ["The machine was busy."],
     }
     machine = {"cpu": "A processor"}
     return Report("profile", (), machine=machine, settings={"threads": 2, "runs": 7}, details=details)
 
 
-def printed(report):
-    console = Console(width=140, record=True, file=__import__("io").StringIO())
+def printed(report, width=140):
+    console = Console(width=width, record=True, file=__import__("io").StringIO())
     for part in render_table(report):
         console.print(part)
     return console.export_text()
@@ -63,8 +64,15 @@ def test_all_figures_are_on_the_screen():
         "fp32 123 GMAC/s, memory 38 GB/s",
         "1. decoder: [75]% of the time",
         "2. flow",
+        "The machine was busy.",
     ):
         assert words in text, words
+
+
+def test_on_a_narrow_screen_no_figure_breaks():
+    lines = printed(report({}), width=80).splitlines()
+    (decoder,) = [line for line in lines if line.startswith("decoder ")]
+    assert decoder.split()[1:] == ["75.0", "75.0%", "3.00+", "80", "80%", "40.0", "compute", "1.18x"]
 
 
 def test_without_a_trace_there_is_no_operator_table():

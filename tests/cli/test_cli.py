@@ -127,7 +127,7 @@ def test_say_reads_files_and_standard_input(voice: Path, tmp_path: Path, monkeyp
         (["say", "{v}", "-o", "a.wav"], EXIT_USAGE, "give the text"),
         (["say", "{v}", "one.", "-o", "a.xyz"], EXIT_USAGE, "must end in .wav"),
         (["say", "{v}", "one.", "--voice", "eve", "-o", "a.wav"], EXIT_FAILURE, "unknown voice 'eve'"),
-        (["say", "{v}", "~~", "-o", "a.wav"], EXIT_FAILURE, "can"),
+        (["say", "{v}", "~~", "-o", "a.wav"], EXIT_FAILURE, "no letter or digit"),
         (["say", "{v}", "one.", "--speed", "0", "-o", "a.wav"], EXIT_USAGE, "speed is 0.0"),
         (["say", "{v}", "--file", "gone.txt", "-o", "a.wav"], EXIT_USAGE, "gone.txt cannot be read"),
         (["say", "gone", "one.", "-o", "a.wav"], EXIT_FAILURE, "gone does not exist"),
