@@ -12,7 +12,7 @@ SUMMARY = "seconds of silence beyond natural pauses, and of dropouts"
 NEEDS: frozenset[str] = frozenset()
 UNIT = "s"
 BETTER: Better = "down"
-TOLERANCE = 0.05  # s; the real voice scores 0 on every sentence
+TOLERANCE = 0.02  # s; the real voice scores 0 on every sentence
 
 PAUSE = 0.7  # seconds: the real voice pauses for up to 0.5 inside a sentence; joined sentences come close to 0.7
 QUIET = 35.0  # dB below the level of speech
