@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from families import piper_maker
 from families.piper_maker import Shape
+from families.vits_runner import in_stages, run, session, with_noise_inputs
 from vivace.core.errors import ModelError
 from vivace.families import _vits_graph as vits
 
@@ -23,30 +23,6 @@ SHAPES = [
 TEXTS = [[1, 0, 9, 0, 12, 0, 2], [1, *range(4, 34), 2], [1, 8, 2]]
 
 
-def session(model: Any) -> ort.InferenceSession:
-    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-
-
-def run(model: Any, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    loaded = session(model)
-    names = [o.name for o in loaded.get_outputs()]
-    return dict(zip(names, loaded.run(names, {i.name: feed[i.name] for i in loaded.get_inputs()}), strict=True))
-
-
-def with_noise_inputs(model: Any) -> Any:
-    """The same graph with the noise that it would draw as inputs `noise_0`, `noise_1`."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    drawn = [node for node in made.graph.node if node.op_type == "RandomNormalLike"]
-    for k, node in enumerate(drawn):
-        made.graph.input.append(helper.make_tensor_value_info(f"noise_{k}", TensorProto.FLOAT, [None] * 3))
-        identity = helper.make_node("Identity", [f"noise_{k}"], list(node.output))
-        place = list(made.graph.node).index(node)
-        del made.graph.node[place]
-        made.graph.node.insert(place, identity)
-    return made
-
-
 def request(ids: list[int], speakers: int, scales: tuple[float, float, float]) -> dict[str, np.ndarray]:
     feed = {
         "input": np.array([ids], np.int64),
@@ -54,15 +30,6 @@ def request(ids: list[int], speakers: int, scales: tuple[float, float, float]) -
         "scales": np.array(scales, np.float32),
     }
     return feed | ({"sid": np.array([speakers - 1], np.int64)} if speakers > 1 else {})
-
-
-def in_stages(parts: dict[str, Any], feed: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    feed = {**feed, vits.DURATION_NOISE: rng.standard_normal((1, 2, feed["input"].shape[1]), np.float32)}
-    feed |= run(parts[vits.TEXT], feed)
-    feed[vits.PRIOR_NOISE] = rng.standard_normal(feed[vits.MEAN].shape, np.float32)
-    feed |= run(parts[vits.FLOW], feed)
-    return feed | run(parts[vits.DECODER], feed)
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
@@ -328,6 +295,14 @@ def test_a_joined_model_splits_again(parts: dict[str, Any]) -> None:
     for name, part in parts.items():
         assert {i.name for i in again[name].graph.input} == {i.name for i in part.graph.input}
         assert len(again[name].graph.initializer) == len(part.graph.initializer)
+
+
+def test_nodes_without_names_are_joined() -> None:
+    model = piper_maker.model(Shape(seed=3, nodes=True))
+    for node in model.graph.node:
+        node.name = ""
+    feed = request(TEXTS[0], 1, (0.0, 1.0, 0.0))
+    assert np.array_equal(run(vits.join(vits.split(model), {}), feed)["output"], run(model, feed)["output"])
 
 
 def test_stages_with_equal_names_for_different_things_are_kept_apart() -> None:

@@ -291,11 +291,10 @@ def join(stages: dict[str, Any], metadata: dict[str, str]) -> Any:
         renames.update({t: f"{name}/{t}" for t in made & taken if t not in boundary and t != "output"})
         for node in model.graph.node:
             node = _renamed(node, renames)
-            if node.name in node_names:
+            if node.name and node.name in node_names:
                 node.name = f"{name}/{node.name}"
             node_names.add(node.name)
             nodes.append(node)
-        node_names.discard("")
         taken |= own | made | set(renames.values())
     order = [n for n in ("input", "input_lengths", "scales", "sid") if n in inputs]
     graph = helper.make_graph(
