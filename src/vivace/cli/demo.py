@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     out: Path = args.out
     if out.exists() and not args.force:
         raise BundleError(f"{out} exists; pass --force to replace it, or choose another with -o")
+    if out.exists() and not (out / "optimized").is_dir():
+        raise BundleError(f"{out} is no folder of the demo and is not replaced; choose another with -o")
     plan = recipe.load(args.recipe)
     settings = gate.Settings(texts=args.texts, rounds=args.rounds, damage_texts=min(12, args.texts))
     begun = time.perf_counter()

@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{source} is no report of Vivace ({error})") from None
     if args.out:
+        if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / "report.json").exists():
+            raise UsageError(f"{args.out} holds no report and is not replaced; choose another folder")
         with atomic_folder(args.out, overwrite=args.force) as folder:
             if (source.parent / "audio").is_dir():
                 shutil.copytree(source.parent / "audio", folder / "audio")
