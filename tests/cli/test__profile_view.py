@@ -71,7 +71,7 @@ def test_all_figures_are_on_the_screen():
 
 def test_on_a_narrow_screen_no_figure_breaks():
     lines = printed(report({}), width=80).splitlines()
-    (decoder,) = [line for line in lines if line.startswith("decoder ")]
+    (decoder,) = [line for line in lines if line.strip().startswith("decoder ")]
     assert decoder.split()[1:] == ["75.0", "75.0%", "3.00+", "80", "80%", "40.0", "compute", "1.18x"]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from vivace.core.errors import VivaceError
 from vivace.core.speech import Request
 from vivace.engine.engine import Engine
+from vivace.workflows import _stopwatch
 from vivace.workflows._stopwatch import ENGINE, TOKENS, Timed, interval, read_all
 
 
@@ -22,7 +24,21 @@ def test_the_parts_of_a_reading_add_up(tiny):
     assert sum(reading.parts.values()) == pytest.approx(reading.seconds)
     assert min(reading.parts.values()) > 0
     assert reading.calls == {"text": 2, "decoder": 2}
+    assert reading.waited >= 0
     assert reading.audio == pytest.approx((3 + 5) * 3 * 16 / 8000)
+
+
+def test_where_the_system_does_not_tell_nobody_waited(tiny, monkeypatch):
+    monkeypatch.setattr(_stopwatch, "SCHEDSTAT", Path("/nowhere"))
+    timed = Timed(tiny, 1)
+    with timed.engine:
+        assert timed.read("abc.").waited == 0
+
+
+def test_waiting_is_read_from_the_system(tiny, monkeypatch, tmp_path):
+    (tmp_path / "schedstat").write_text("99 1500000000 7\n")
+    monkeypatch.setattr(_stopwatch, "SCHEDSTAT", tmp_path / "schedstat")
+    assert _stopwatch._waited() == 1.5
 
 
 def test_requests_are_read_together(tiny):

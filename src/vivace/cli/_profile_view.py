@@ -29,6 +29,7 @@ def render_table(report: Report) -> list[Any]:
         _text(found["batching"]),
         _text(_facts(found)),
         *(_text(f"{k}. {sentence}") for k, sentence in enumerate(found["bottlenecks"], 1)),
+        *(_text(note) for note in found["notes"]),
     ]
 
 
@@ -37,7 +38,7 @@ def _parts(title: str, parts: Sequence[Json]) -> Any:
         "part",
         "ms",
         "share",
-        "GMAC per s of audio",
+        "GMAC per audio s",
         "GMAC/s",
         "of ceiling",
         "MAC/byte",
@@ -125,14 +126,18 @@ def _table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, footer: bool = False
 ) -> Any:
     """`left` columns are words, the others figures; `footer` sets the last row apart."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=title, title_justify="left", header_style="bold")
+    drawn = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     for k, column in enumerate(columns):
-        # On a narrow screen headings and words may break, figures never.
-        least = max((len(row[k]) for row in rows), default=0) if k >= left else None
-        drawn.add_column(column, justify="left" if k < left else "right", overflow="fold", min_width=least)
+        cells = [row[k] for row in rows]
+        # On a narrow screen headings and words break at spaces, figures and single words never.
+        words = [*column.split(), *(cells if k >= left else ())]
+        drawn.add_column(
+            column, justify="left" if k < left else "right", overflow="fold", min_width=max(map(len, words))
+        )
     for k, row in enumerate(rows):
         # Text, not str: a node name may hold brackets, which Rich would take for markup.
         drawn.add_row(*map(Text, row), end_section=footer and k == len(rows) - 2)

@@ -68,6 +68,8 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
         f" ({best['throughput']:.1f} against {base['throughput']:.1f} s/s)"
         f" after {best['ms'] / base['ms']:.1f}x the wait"
     )
-    if gain["value"] >= PAYS and (gain["low"] or gain["value"]) > 1.0:
+    if gain["low"] is None:
+        return f"Too few runs to say whether batching pays (6 are needed): {figures}."
+    if gain["value"] >= PAYS and gain["low"] > 1.0:
         return f"Batching pays: {figures}."
     return f"Batching does not pay: at best, {figures}. Run one-thread workers side by side instead."

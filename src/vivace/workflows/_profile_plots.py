@@ -39,6 +39,7 @@ li {{ margin: .35rem 0 }}
 <ol>{bottlenecks}</ol>
 {picture}
 <p>{batching}</p>
+{notes}
 </html>
 """
 
@@ -76,6 +77,7 @@ def _page(report: Report, picture: str) -> str:
         bottlenecks="".join(f"<li>{escape(sentence)}</li>" for sentence in found["bottlenecks"]),
         picture=picture,
         batching=escape(found["batching"]),
+        notes="".join(f"<p><strong>{escape(note)}</strong></p>" for note in found["notes"]),
     )
 
 

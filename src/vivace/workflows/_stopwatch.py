@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vivace.core.bundle import Bundle
@@ -16,16 +17,19 @@ from vivace.core.stage import Array, RuntimeOptions, Session, Stage, Tensors
 from vivace.engine.engine import Engine
 
 TOKENS, ENGINE = "text to tokens", "engine"
+SCHEDSTAT = Path("/proc/thread-self/schedstat")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Seconds of one reading and of its parts, which add up to it; calls of each stage; seconds of audio made."""
+    """Seconds of one reading and of its parts, which add up to it; calls of each stage; seconds of audio made;
+    seconds that the thread was ready and waited for a core."""
 
     seconds: float
     parts: dict[str, float]
     calls: dict[str, int]
     audio: float
+    waited: float
 
 
 @dataclass
@@ -72,6 +76,7 @@ class Timed:
     def read(self, text: str) -> Reading:
         """What comes before the first stage is the text's own work: sentences, phonemes, ids."""
         self._watch.reset()
+        waited = _waited()
         begun = time.perf_counter()
         audio = read_all(self.engine, [Request("timed", text, seed=1)])
         seconds = time.perf_counter() - begun
@@ -79,7 +84,15 @@ class Timed:
         parts = {TOKENS: self._watch.first - begun}
         parts |= {name: self._watch.spent.get(name, 0.0) for name in self._stages}
         parts[ENGINE] = seconds - sum(parts.values())
-        return Reading(seconds, parts, dict(self._watch.calls), audio)
+        return Reading(seconds, parts, dict(self._watch.calls), audio, _waited() - waited)
+
+
+def _waited() -> float:
+    """Seconds so far that this thread could have run and got no core; always 0 where the system does not tell."""
+    try:
+        return int(SCHEDSTAT.read_text().split()[1]) / 1e9
+    except (OSError, IndexError):  # not Linux, or a kernel without schedstats
+        return 0.0
 
 
 def read_all(engine: Engine, requests: Sequence[Request]) -> float:

@@ -34,6 +34,7 @@ __all__ = ["plot", "profile"]
 
 LOADS = 3
 TRACED_RUNS = 3
+BUSY = 0.05  # of the time spent waiting for a core: from here on the figures say more about the neighbours
 
 
 def profile(
@@ -77,18 +78,25 @@ def profile(
         roof = ceiling(threads, cache, fresh=True, progress=progress)
         parts = _parts(bundle, readings[middle], work, roof)
     lengths = [_length(name, said[name], readings[name]) for name in said]
-    details = {
+    details: dict[str, Any] = {
         "text": {"name": middle, "characters": len(said[middle]), "audio_seconds": readings[middle][0].audio},
+        "waited_share": sum(r.waited for r in readings[middle]) / sum(r.seconds for r in readings[middle]),
         "parts": parts,
         "ceiling": asdict(roof),
         "operators": operators,
         "bottlenecks": _bottlenecks.sentences(parts, operators, roof),
+        "notes": [],
         "lengths": lengths,
         "batches": batching["rows"],
         "batching": batching["verdict"],
         "load_s": loads,
         "memory_mb": {"loaded": loaded, "peak": peak, "characters": len(list(said.values())[-1])},
     }
+    if details["waited_share"] >= BUSY:
+        details["notes"].append(
+            f"The machine was busy: {100 * details['waited_share']:.0f}% of the time went by waiting for a core, so the"
+            " times are too long and the shares of the ceiling too low. Measure again when it is quiet."
+        )
     progress("done", 1.0)
     return Report(
         "profile",
