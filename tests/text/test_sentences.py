@@ -63,6 +63,10 @@ def test_languages() -> None:
     assert split("Um. Dois.", "pt-br") == ["Um.", "Dois."]
 
 
+def test_text_that_pysbd_takes_for_a_pattern() -> None:
+    assert split("Das ist z+b und z.b. so. Ja!", "de") == ["Das ist z+b und z.b.", "so.", "Ja!"]
+
+
 @settings(deadline=None)
 @given(PROSE | st.text(), st.sampled_from(["en", "de", "ja", "xx", ""]), st.integers(4, 80))
 def test_nothing_is_lost_and_every_piece_is_bounded(text: str, language: str, limit: int) -> None:

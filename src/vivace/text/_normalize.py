@@ -1,6 +1,6 @@
 """English text as it is spoken. Changes only what espeak-ng reads wrongly; other languages pass through unchanged.
 
-What espeak-ng 1.52 says for each construct was listened to before a rule was written, and a text that needs no
+Each rule was written after reading the phonemes that espeak-ng 1.52 gives for the construct. A text that needs no
 mending comes back byte for byte, so that a voice hears what it heard in training.
 """
 

@@ -15,6 +15,7 @@ from vivace.core.errors import MissingDependency
 LIMIT = 500
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _CLAUSE_END = re.compile(r"[,;:)\]\u2014\u2013\u060c\u061b](?=\s)|[\u3001\uff0c\uff1b\uff1a]")
+_PLAIN_END = re.compile(r"[.!?][\"')\]]*\s+")
 _FULL_STOPS = frozenset("\u3002\uff01\uff1f\uff61")  # the scripts that use these put no space after them
 
 
@@ -64,7 +65,10 @@ def _ends(window: str, language: str) -> list[int]:
     code = re.split("[-_]", language.lower())[0]
     # A Segmenter keeps the text that it works on, so threads cannot share one.
     segmenter = pysbd.Segmenter(language=code if code in LANGUAGE_CODES else "en", char_span=True)
-    ends = {span.end for span in segmenter.segment(window)}
+    try:
+        ends = {span.end for span in segmenter.segment(window)}
+    except re.error:  # it builds patterns out of the text, in German for one ("z+b" passes for "z.b.")
+        ends = {m.end() for m in _PLAIN_END.finditer(window)}
     inner = [e for e in ends if e < len(window) and (window[e - 1].isspace() or window[e - 1] in _FULL_STOPS)]
     return [*sorted(inner), len(window)]
 
