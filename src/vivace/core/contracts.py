@@ -112,7 +112,10 @@ class TextFrontEnd(Protocol):
 
 
 class Metric(Protocol):
-    """`metrics/<name>.py`: one number for one clip. Intervals and verdicts are the workflow's work."""
+    """`metrics/<name>.py`: one number for one clip. Intervals and verdicts are the workflow's work.
+
+    A metric that detects an artifact also has TOLERANCE: how much worse than the reference's clip counts as harm.
+    """
 
     SUMMARY: str
     NEEDS: frozenset[str]  # subset of {"text", "reference"}
