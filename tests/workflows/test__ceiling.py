@@ -7,8 +7,9 @@ import onnx
 import pytest
 
 from vivace.core.errors import ModelError
+from vivace.core.machine import cache_folder
 from vivace.workflows import _ceiling
-from vivace.workflows._ceiling import Ceiling, cache_folder, ceiling, measure, product
+from vivace.workflows._ceiling import Ceiling, ceiling, measure, product
 
 MADE = Ceiling({"fp32": 50.0, "int8": 200.0}, 20.0, 1)
 

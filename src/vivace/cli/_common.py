@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,15 +15,11 @@ from typing import Any
 from vivace.core.bundle import MANIFEST, Bundle, open_bundle
 from vivace.core.contracts import Progress
 from vivace.core.errors import MissingDependency, ModelError, UsageError
+from vivace.core.machine import cache_folder
 from vivace.core.settings import describe, parse
 
 SAMPLE = "sample"
 MODEL_HELP = f"a bundle, a model file (imported on the fly), or {SAMPLE!r}: the real voice en_US-joe-medium"
-
-
-def cache_folder() -> Path:
-    """Where Vivace keeps what can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vivace"
 
 
 def model_source(name: str) -> Path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vivace.cli._common import MODEL_HELP, cache_folder, find_bundle, progress, table, write_out
+from vivace.cli._common import MODEL_HELP, find_bundle, progress, table, write_out
 from vivace.core.errors import EXIT_OK
+from vivace.core.machine import cache_folder
 from vivace.core.report import Report
 
 HELP = """Speaks the evaluation sentences and scores every clip. Each figure comes with its 95% interval

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vivace.cli._common import MODEL_HELP, cache_folder, find_bundle, progress, write_out
+from vivace.cli._common import MODEL_HELP, find_bundle, progress, write_out
 from vivace.core.errors import EXIT_OK, UsageError
+from vivace.core.machine import cache_folder
 
 HELP = """Times every stage on short to long text, counts its operations, and sets them against what this machine can do
 (matrix product and memory bandwidth, measured once and cached). Says in words what limits the voice.

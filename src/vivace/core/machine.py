@@ -30,6 +30,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cache_folder() -> Path:
+    """Where Vivace keeps what can be made again, by the XDG base directory specification."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "vivace"
+
+
 @cache
 def describe() -> dict[str, Any]:
     """CPU, its relevant instruction sets, cores, memory in GB, system, Python and package versions."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import tempfile
 import time
@@ -62,7 +61,7 @@ def ceiling(
     """
     key = _key(threads)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    path = (cache or cache_folder()) / f"ceiling-{name}.json"
+    path = (cache or machine.cache_folder()) / f"ceiling-{name}.json"
     kept = _read(path, key)
     if kept and not fresh:
         return kept
@@ -81,12 +80,6 @@ def best(found: Sequence[Ceiling]) -> Ceiling:
     """The highest of each roof."""
     gmacs = {p: max(one.gmacs.get(p, 0.0) for one in found) for p in PRECISIONS if any(p in one.gmacs for one in found)}
     return Ceiling(gmacs, max(one.gbytes for one in found), found[0].threads)
-
-
-def cache_folder() -> Path:
-    """Where the XDG base directory specification puts a cache."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "vivace"
 
 
 def measure(threads: int) -> Ceiling:
