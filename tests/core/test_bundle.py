@@ -66,6 +66,12 @@ def test_what_was_written_is_opened(made: Bundle) -> None:
     assert set(opened.files) == {"stages/text.onnx", "stages/decoder.onnx", "voice.json"}
 
 
+def test_tuples_in_settings_are_what_the_disk_makes_of_them(tmp_path: Path) -> None:
+    step = Step("int8", "1", {"op_types": ("Conv", "MatMul")})
+    written = write_bundle(tmp_path / "voice", replace(SAMPLE, defaults={"range": (0, 1)}, history=(step,)), fill)
+    assert open_bundle(written.path) == written
+
+
 def test_size_counts_the_stage_files_only(made: Bundle) -> None:
     assert made.size == 10 * len("text") + 10 * len("decoder")
 

@@ -114,8 +114,9 @@ def write_bundle(out: Path, bundle: Bundle, fill: Callable[[Path], None], *, ove
             raise BundleError(f"{out}: the file {missing[0]} of a stage was not written")
         bundle = replace(bundle, path=out, files=files, evidence=evidence, digest="")
         bundle = replace(bundle, digest=_digest(bundle))
-        (folder / MANIFEST).write_text(json.dumps(_to_json(bundle), indent=1) + "\n", encoding="utf-8")
-    return bundle
+        text = json.dumps(_to_json(bundle), indent=1) + "\n"
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return _from_json(out, json.loads(text))  # what `open_bundle` gives: tuples inside settings have become lists
 
 
 def open_bundle(path: Path, *, verify: bool = True) -> Bundle:

@@ -1,0 +1,27 @@
+"""A small model of each registered family, and voice settings for each registered text front end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from families import piper_maker
+
+
+def _toy(folder: Path) -> Path:
+    path = folder / "hum.json"
+    path.write_text(json.dumps({"toy": 1, "voices": ["ann", "bob"], "steps": 3}), encoding="utf-8")
+    return path
+
+
+def _piper(folder: Path) -> Path:
+    return piper_maker.make(folder, piper_maker.Shape(speakers=2), "hum")
+
+
+MODELS: dict[str, Callable[[Path], Path]] = {"piper": _piper, "toy": _toy}
+VOICES: dict[str, dict[str, Any]] = {
+    "characters": {"characters": "abcdefghijklmnopqrstuvwxyz .,", "lowercase": True},
+    "piper": piper_maker.config(),
+}
