@@ -63,8 +63,9 @@ def test_word_errors_are_weighted_by_words() -> None:
     assert rows[0]["child"]["value"] == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(("change", "kept"), [(0.0, True), (0.015, True), (-0.015, True), (0.03, False), (-0.03, False)])
-def test_duration_may_move_neither_way(change: float, kept: bool) -> None:
+@pytest.mark.parametrize("change", [0.0, 0.015, -0.015, 0.03, -0.03])
+def test_duration_may_move_neither_way(change: float) -> None:
+    kept = abs(change) < 0.02
     before = {"duration_ratio": [1.0] * len(TEXTS)}
     after = {"duration_ratio": [1.0 + change] * len(TEXTS)}
     assert (gate.compare(before, after, TEXTS, rule("duration_ratio"))[1] == []) is kept

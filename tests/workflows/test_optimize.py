@@ -93,9 +93,7 @@ def test_a_budget_that_is_not_met_is_no_success(toy: Bundle, tmp_path: Path) -> 
     assert "below the asked 1.5x" in result.report.details["verdict"]
 
 
-def test_a_gate_that_is_blind_refuses_everything(
-    toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gate_that_is_blind_refuses_everything(toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "DAMAGES", {"a whisper": lambda audio, k: audio})
     result = go(toy, tmp_path / "out", plan(("weights_fp16", "size")))
     assert not result.met
@@ -110,9 +108,7 @@ def test_the_sensitivity_proof_names_who_saw_it(toy: Bundle, tmp_path: Path) -> 
     assert "clipping" in proof["missed_by"]
 
 
-def test_a_child_that_cannot_be_judged_is_refused(
-    toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_that_cannot_be_judged_is_refused(toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vivace.passes import weights_fp16
 
     def broken(*_: Any) -> Bundle:

@@ -48,7 +48,7 @@ def test_what_is_wrong_is_named(text: str, told: str) -> None:
 
 
 def test_unknown_recipe_and_missing_file() -> None:
-    with pytest.raises(UsageError, match="known: .*usual"):
+    with pytest.raises(UsageError, match=r"known: .*usual"):
         recipe.load("tiny")
     with pytest.raises(UsageError, match="cannot be read"):
         recipe.load("nowhere.toml")
