@@ -38,10 +38,16 @@ def imports(path: Path, root: Path) -> set[str]:
             module = ".".join([*base, *([node.module] if node.module else [])])
             found.update(f"{module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and _name(node.func) == "import_module" and node.args:
-            argument = node.args[0]
-            parts = argument.values if isinstance(argument, ast.JoinedStr) else [argument]
-            found.add(str(parts[0].value) if isinstance(parts[0], ast.Constant) else "vivace.")
+            found.update(_texts(node.args[0]))
     return found
+
+
+def _texts(module: ast.expr) -> list[str]:
+    """What a computed module name begins with; a name that cannot be read could be anything of Vivace."""
+    if isinstance(module, ast.IfExp):
+        return [*_texts(module.body), *_texts(module.orelse)]
+    first = module.values[0] if isinstance(module, ast.JoinedStr) else module
+    return [str(first.value) if isinstance(first, ast.Constant) else "vivace."]
 
 
 def _name(function: ast.expr) -> str:
