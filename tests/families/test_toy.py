@@ -114,6 +114,14 @@ def test_export_gives_each_stage_as_a_runnable_file(tmp_path: Path, toy: Bundle)
         onnx.checker.check_model(onnx.load(str(file)), full_check=True)
 
 
+def test_export_to_a_file_name(tmp_path: Path, toy: Bundle) -> None:
+    from vivace.families import toy as family
+
+    files = family.export(toy, tmp_path / "deep" / "mine.onnx")
+    assert [f.name for f in files] == ["mine.decoder.onnx", "mine.frames.onnx", "mine.text.onnx"]
+    assert all(f.parent == tmp_path / "deep" and f.is_file() for f in files)
+
+
 # --- what is no toy voice ---
 
 

@@ -99,9 +99,11 @@ def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
 
 
 def export(bundle: Bundle, out: Path) -> list[Path]:
-    """The stages as they are, NAME.decoder.onnx first: what joins them is this file's code, which no graph holds."""
+    """The stages as they are, NAME.decoder.onnx first: what joins them is this file's code, which no graph holds.
+    `out` is a folder, or NAME.onnx."""
+    base = out.with_suffix("") if out.suffix == ".onnx" else out / bundle.name
     written = {
-        Path(out) / f"{bundle.name}.{stage.name}.onnx": bundle.file(stage.file) for stage in reversed(bundle.stages)
+        base.with_name(f"{base.name}.{stage.name}.onnx"): bundle.file(stage.file) for stage in reversed(bundle.stages)
     }
     for target, source in written.items():
         atomic_file(target, source.read_bytes())
