@@ -249,6 +249,22 @@ def test_text_that_cannot_be_spoken_ends_in_an_error(voice: Bundle) -> None:
     assert next(event.error for event in events if event.request_id == "bad").startswith("the text holds no")
 
 
+def test_a_front_end_that_finds_nothing_is_an_error(toy: Bundle) -> None:
+    with engine(toy) as e:
+        e._model.encode = lambda request: []  # type: ignore[method-assign]
+        with pytest.raises(VivaceError, match="nothing that can be spoken"):
+            speak(e, Request("a", "hello"))
+
+
+def test_streaming_beside_another_request_yields_its_own_events_only(voice: Bundle) -> None:
+    with engine(voice) as e:
+        alone = speak(e, Request("a", TEXTS["long"]))
+        e.add(Request("other", TEXTS["middle"]))
+        events = list(stream(e, Request("a", TEXTS["long"])))
+    assert {event.request_id for event in events} == {"a"}
+    assert close(audio_of(events, "a"), alone)
+
+
 def test_an_unknown_voice_ends_in_an_error(voice: Bundle) -> None:
     with engine(voice) as e, pytest.raises(VivaceError, match="unknown voice 'carl'; known: ann, bob"):
         speak(e, Request("a", "hello", voice="carl"))

@@ -173,7 +173,10 @@ class Engine:
 
 
 def stream(engine: Engine, request: Request) -> Iterator[Event]:
-    """Speaks one request and yields its events. Raises VivaceError if it fails. Leaving early cancels it."""
+    """Speaks one request and yields its events. Raises VivaceError if it fails. Leaving early cancels it.
+
+    For an engine of one's own: events of other requests are dropped meanwhile.
+    """
     engine.add(request)
     try:
         while not engine.idle:
