@@ -199,8 +199,9 @@ def _hiss(audio: Audio, k: int) -> Audio:
 
 
 def _cut(audio: Audio, k: int) -> Audio:  # noqa: ARG001
-    """The last half second is missing."""
-    return Audio(audio.samples[: max(len(audio.samples) - audio.rate // 2, audio.rate // 4)], audio.rate)
+    """The last half second is missing, or less where so little would be left that nothing could judge it."""
+    kept = max(len(audio.samples) - audio.rate // 2, round(0.6 * audio.rate))
+    return Audio(audio.samples[:kept], audio.rate)
 
 
 def _clip(audio: Audio, k: int) -> Audio:  # noqa: ARG001
