@@ -188,13 +188,13 @@ def _extract(graph: Graph, nodes: set[int], names: dict[str, str], stage: str) -
 
 
 _SHAPES: dict[str, list[str | int]] = {
-    "mean": ["batch", "channels", "frames"],
-    "log": ["batch", "channels", "frames"],
-    "prior": ["batch", "channels", "frames"],
-    "latent": ["batch", "channels", "frames"],
-    "mask": ["batch", 1, "frames"],
-    "speaker": ["batch", "speaker_channels", 1],
-    "duration": ["batch", DURATION_CHANNELS, "phonemes"],
+    "mean": ["batch_size", "channels", "frames"],
+    "log": ["batch_size", "channels", "frames"],
+    "prior": ["batch_size", "channels", "frames"],
+    "latent": ["batch_size", "channels", "frames"],
+    "mask": ["batch_size", 1, "frames"],
+    "speaker": ["batch_size", "speaker_channels", 1],
+    "duration": ["batch_size", DURATION_CHANNELS, "phonemes"],
 }
 
 
@@ -266,6 +266,7 @@ def join(stages: dict[str, Any], metadata: dict[str, str]) -> Any:
     taken = {"input", "input_lengths", "scales", "sid", "output"}
     inputs: dict[str, Any] = {}
     node_names: set[str] = set()
+    shapes: list[Any] = []
     domains = {o.domain: o.version for m in stages.values() for o in m.opset_import if o.domain not in ("", "ai.onnx")}
     boundary = {o.name for name in (TEXT, FLOW) for o in stages[name].graph.output}
     for name in STAGES:
@@ -295,6 +296,7 @@ def join(stages: dict[str, Any], metadata: dict[str, str]) -> Any:
                 node.name = f"{name}/{node.name}"
             node_names.add(node.name)
             nodes.append(node)
+        shapes.extend(_shape_of(v, name, renames) for v in model.graph.value_info if v.name in made)
         taken |= own | made | set(renames.values())
     order = [n for n in ("input", "input_lengths", "scales", "sid") if n in inputs]
     graph = helper.make_graph(
@@ -303,6 +305,7 @@ def join(stages: dict[str, Any], metadata: dict[str, str]) -> Any:
         [inputs[n] for n in order],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch_size", 1, 1, "time"])],
         list(constants.values()),
+        value_info=shapes,
     )
     opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, v) for d, v in domains.items())]
     model = helper.make_model(graph, opset_imports=opsets, producer_name="vivace")
@@ -310,6 +313,19 @@ def join(stages: dict[str, Any], metadata: dict[str, str]) -> Any:
     helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     return model
+
+
+def _shape_of(value: Any, stage: str, renames: dict[str, str]) -> Any:
+    """What is known of a tensor's shape, which lets runtimes fuse more; a size's name means something in one stage."""
+    import onnx
+
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(value)
+    copy.name = renames.get(value.name, value.name)
+    for dim in copy.type.tensor_type.shape.dim:
+        if dim.dim_param:
+            dim.dim_param = f"{stage}/{dim.dim_param}"
+    return copy
 
 
 def _noise_nodes(model: Any, helper: Any) -> list[Any]:

@@ -13,7 +13,11 @@ from vivace.passes._size import Size
 from vivace.passes._symbolic import Symbols
 
 END = np.iinfo(np.int64).max
-RANDOM = frozenset("Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
+# fmt: off
+RANDOM = frozenset({
+    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+})
+# fmt: on
 # Casts that lose nothing, so that a second cast may start from the first one's input (ONNX element types).
 _LOSSLESS = {9: {1, 2, 3, 6, 7, 10, 11}, 2: {6, 7, 1, 11}, 3: {6, 7, 1, 11}, 6: {7, 11}, 10: {1, 11}, 1: {11}}
 
@@ -122,7 +126,7 @@ def constant_bounds(node: Any, symbols: Symbols, make: Maker) -> list[Any] | Non
             number, back = position.constant, (position - shape[axis]).constant
             if number is None and back is None:
                 return None
-            found.append(number if number is not None else back if back else END)  # type: ignore[arg-type]
+            found.append(number if number is not None else back or END)
     axes = [axis for axis, *_ in bounds]
     inputs = [node.input[0], *(make.integers(*values) for values in (*positions, axes))]
     return [make.node("Slice", inputs, node.output[0], node.name)]
@@ -176,8 +180,6 @@ def scattered_column(node: Any, symbols: Symbols, make: Maker) -> list[Any] | No
     if grid is None or shape is None or len(grid[1]) != len(shape) or len(grid[0]) != len(shape) + 1:
         return None
     fixed = [axis for axis, component in enumerate(grid[1]) if component != axis]
-    if not fixed:
-        fixed = [len(shape) - 1] if grid[0][len(shape) - 1].constant == 1 == shape[-1].constant else []
     if len(fixed) != 1:
         return None
     axis = fixed[0]

@@ -187,7 +187,11 @@ class Writer:
         weight = np.zeros((signal.channels, 1, 1, (left + right) // step + 1), np.float32)
         weight[..., left // step] = 1
         inputs = [signal.name, self._constant(weight, "layout/keep_blocked")]
-        values = {"kernel_shape": list(weight.shape[2:]), "dilations": [1, step], "group": signal.channels}
+        values: dict[str, Any] = {
+            "kernel_shape": list(weight.shape[2:]),
+            "dilations": [1, step],
+            "group": signal.channels,
+        }
         return self._emit("Conv", inputs, self._name("layout_keep_blocked"), **values)
 
     def _leave(self, tensor: str) -> None:
@@ -223,7 +227,7 @@ class Writer:
             self._keep(tensor, self._unary(node))
 
     def _folded(self, node: Any) -> float | None:
-        """The positive constant by which the node scales, if every use of the result ends in a convolution's weights."""
+        """The positive constant that the node multiplies by, if all uses of the result end in weights."""
         if node.op_type not in ("Mul", "Div") or not self._absorbed(node.output[0]):
             return None
         value = self._graph.constant(node.input[1])
@@ -322,7 +326,8 @@ class Writer:
         inputs = [self._operand(name) for name in node.input]
         signals = [self._plain(name) for name in self._finder.signals(node)]
         lengths = {signal.length for signal in signals} - {ONE}
-        wide = any(value is not None and value.ndim and value.shape[-1] > 1 for value in map(self._graph.constant, node.input))
+        constants = [value for name in node.input if (value := self._graph.constant(name)) is not None]
+        wide = any(value.ndim and value.shape[-1] > 1 for value in constants)
         length = lengths.pop() if len(lengths) == 1 and not wide else Length(node.output[0])
         name = self._emit(node.op_type, inputs, node_name(node), **attributes(node))
         channels = self._finder.shapes.dim(node.output[0], 1)

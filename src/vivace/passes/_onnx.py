@@ -15,6 +15,7 @@ from vivace.core.stage import Array, Stage
 
 WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 INTEGER_OPS = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLSTM"})
+COPY = "layout_keep_blocked"  # how the names of convolutions begin that only copy: nothing to quantize in them
 MIN_OPSET = 13  # the first with one quantization scale for each channel
 
 
@@ -84,7 +85,7 @@ class Graph:
         """The constant float32 weight (two or more dimensions) of a convolution or matrix product, else None."""
         import numpy as np
 
-        if node.op_type not in WEIGHTED or len(node.input) < 2:
+        if node.op_type not in WEIGHTED or len(node.input) < 2 or node.name.startswith(COPY):
             return None
         value = self.constant(node.input[1])
         return value if value is not None and value.dtype == np.float32 and value.ndim >= 2 else None

@@ -13,11 +13,14 @@ from typing import Any
 from vivace.core.stage import Array
 from vivace.passes._onnx import Graph
 
-UNARY = frozenset(
-    "Abs Cos Elu Erf Exp Gelu Identity LeakyRelu Log Neg Relu Reciprocal Sigmoid Sin Softplus Sqrt Tanh".split()
-)
-BINARY = frozenset("Add Sub Mul Div Max Min Pow Sum".split())
-AXIS = frozenset("Concat Split Slice".split())
+# fmt: off
+UNARY = frozenset({
+    "Abs", "Cos", "Elu", "Erf", "Exp", "Gelu", "Identity", "LeakyRelu", "Log", "Neg", "Relu", "Reciprocal",
+    "Sigmoid", "Sin", "Softplus", "Sqrt", "Tanh",
+})
+# fmt: on
+BINARY = frozenset(["Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Sum"])
+AXIS = frozenset(["Concat", "Split", "Slice"])
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
@@ -156,7 +159,7 @@ class Finder:
     def refusal(self, node: Any) -> str | None:
         """Why a change of layout is not proven safe for this node, or None."""
         kind = node.op_type
-        if kind not in UNARY | BINARY | AXIS and kind not in CONVOLUTIONS or node.domain not in ("", "ai.onnx"):
+        if kind not in (*UNARY, *BINARY, *AXIS, *CONVOLUTIONS) or node.domain not in ("", "ai.onnx"):
             return f"{kind} is not known to be independent of the layout"
         if kind in CONVOLUTIONS and (reason := self._convolution(node)):
             return reason
@@ -183,7 +186,7 @@ class Finder:
         return None
 
     def cuts(self, region: Sequence[Any]) -> list[Cut]:
-        """The places at which time can be split: one tensor leads into one convolution, and one comes out at the end."""
+        """Where time can be split: one tensor leads into one convolution, and one tensor comes out at the end."""
         needed: set[str] = set()
         inside: set[int] = set()
         leaves: set[str] = set()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 
 Atom = frozenset[str]  # one named dimension, or what several dimensions broadcast to
-EMPTY_ALLOWED = "count"  # names with this prefix may be 0; every other named dimension is at least 1
+UNKNOWN = "("  # names that start with it may be 0; every other named dimension is at least 1
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Size:
 
     @staticmethod
     def of(value: int) -> Size:
-        return _size({(): int(value)})
+        return _size([((), int(value))])
 
     @staticmethod
     def named(*names: str) -> Size:
         """One dimension, or the one that several dimensions broadcast to."""
-        return _size({(frozenset(names),): 1})
+        return _size([((frozenset(names),), 1)])
 
     @property
     def constant(self) -> int | None:
@@ -70,8 +70,8 @@ class Size:
         for factors, value in self.terms:
             term = Size.of(value)
             for atom in factors:
-                least = 0 if all(name.startswith(EMPTY_ALLOWED) for name in atom) else 1
-                term = term * (_size({(atom,): 1}) + least)
+                least = 0 if any(name.startswith(UNKNOWN) for name in atom) else 1
+                term = term * (_size([((atom,), 1)]) + least)
             shifted = shifted + term
         return all(value >= 0 for _, value in shifted.terms)
 
@@ -93,7 +93,7 @@ def broadcast(sizes: Iterable[Size]) -> Size:
     names: set[str] = set()
     for size in wide:
         (factors, value), *rest = size.terms
-        names |= factors[0] if not rest and value == 1 and len(factors) == 1 else {f"({size})"}
+        names |= factors[0] if not rest and value == 1 and len(factors) == 1 else {f"{UNKNOWN}{size})"}
     return Size.named(*names)
 
 
@@ -112,8 +112,8 @@ def _sorted(factors: tuple[Atom, ...]) -> tuple[Atom, ...]:
     return tuple(sorted(factors, key=sorted))
 
 
-def _size(terms: Mapping[tuple[Atom, ...], int] | Iterable[tuple[tuple[Atom, ...], int]]) -> Size:
+def _size(terms: Iterable[tuple[tuple[Atom, ...], int]]) -> Size:
     summed: dict[tuple[Atom, ...], int] = {}
-    for factors, value in terms.items() if isinstance(terms, Mapping) else terms:
+    for factors, value in terms:
         summed[factors] = summed.get(factors, 0) + value
     return Size(frozenset((factors, value) for factors, value in summed.items() if value))

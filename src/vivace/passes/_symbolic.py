@@ -11,22 +11,26 @@ from typing import Any
 import numpy as np
 
 from vivace.core.stage import Array
+from vivace.passes._integers import FAR, VALUE_RULES, objects
 from vivace.passes._onnx import Graph
 from vivace.passes._region import attributes, geometry
-from vivace.passes._size import EMPTY_ALLOWED, Size, broadcast, total
+from vivace.passes._size import UNKNOWN, Size, broadcast, total
 
 Shape = tuple[Size, ...]
 LARGEST = 64  # elements of an integer tensor that is followed
-FAR = 2**31  # a position beyond this means "to the end"
 
-SAME = frozenset(
-    "Abs Cast Ceil Clip Cos CumSum Elu Erf Exp Floor Gelu Identity LayerNormalization LeakyRelu Log Neg Not "
-    "RandomNormalLike RandomUniformLike Reciprocal Relu Round ScatterElements ScatterND Sigmoid Sign Sin Softmax "
-    "Softplus Sqrt Tanh".split()
-)
-BROADCAST = frozenset(
-    "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Or Pow Sub Where Xor".split()
-)
+# fmt: off
+SAME = frozenset({
+    "Abs", "Cast", "Ceil", "Clip", "Cos", "CumSum", "Elu", "Erf", "Exp", "Floor", "Gelu", "Identity",
+    "LayerNormalization", "LeakyRelu", "Log", "Neg", "Not", "RandomNormalLike", "RandomUniformLike", "Reciprocal",
+    "Relu", "Round", "ScatterElements", "ScatterND", "Sigmoid", "Sign", "Sin", "Softmax", "Softplus", "Sqrt",
+    "Tanh",
+})
+BROADCAST = frozenset({
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul",
+    "Or", "Pow", "Sub", "Where", "Xor",
+})
+# fmt: on
 
 
 class Symbols:
@@ -71,7 +75,7 @@ class Symbols:
             return
         self.shapes[name] = tuple(Size.of(n) for n in value.shape)
         if value.dtype in (np.int64, np.int32) and value.size <= LARGEST:
-            self.values[name] = _objects([Size.of(int(v)) for v in value.ravel()], value.shape)
+            self.values[name] = objects([Size.of(int(v)) for v in value.ravel()], value.shape)
         elif value.dtype == np.float32 and value.size and (value == value.flat[0]).all():
             self.uniform[name] = float(value.flat[0])
 
@@ -82,7 +86,7 @@ class Symbols:
         shapes = self._shapes(node)
         for index, name in enumerate(node.output):
             known = shapes[index] if shapes is not None and index < len(shapes) else None
-            guess = self._inferred_shape(name, node.op_type)
+            guess = self._inferred_shape(name)
             if known is None:
                 if guess is not None:
                     self.shapes[name] = guess
@@ -95,13 +99,12 @@ class Symbols:
         self._follow_grid(node)
         self._follow_uniform(node)
 
-    def _inferred_shape(self, name: str, op_type: str) -> Shape | None:
+    def _inferred_shape(self, name: str) -> Shape | None:
         kind = self._inferred.get(name)
         if kind is None or not kind.HasField("shape"):
             return None
-        prefix = EMPTY_ALLOWED if op_type in ("NonZero", "Compress", "Unique") else "dim"
         return tuple(
-            Size.of(d.dim_value) if d.HasField("dim_value") else Size.named(f"{prefix}:{name}.{axis}")
+            Size.of(d.dim_value) if d.HasField("dim_value") else Size.named(f"{UNKNOWN}{name}.{axis})")
             for axis, d in enumerate(kind.shape.dim)
         )
 
@@ -314,16 +317,16 @@ class Symbols:
         if kind == "Shape":
             shape = self.shapes.get(node.input[0])
             found = None if shape is None else list(shape[given.get("start", 0) : given.get("end")])
-            return None if found is None else _objects(found, (len(found),))
+            return None if found is None else objects(found, (len(found),))
         if kind == "ConstantOfShape":
             target, fill = self._fixed(node, 0), _fill(node)
             if target is None or fill is None or fill.dtype != np.int64 or np.prod(target) > LARGEST:
                 return None
-            return _objects([Size.of(int(fill.item()))] * int(np.prod(target)), tuple(target))
+            return objects([Size.of(int(fill.item()))] * int(np.prod(target)), tuple(target))
         inputs = [self.values.get(name) for name in node.input if name]
         if not inputs or inputs[0] is None:
             return None
-        rule = _VALUE_RULES.get(kind)
+        rule = VALUE_RULES.get(kind)
         if rule is None or any(v is None for v in inputs):
             return None
         return rule([v for v in inputs if v is not None], given)
@@ -408,96 +411,3 @@ def _broadcast(shapes: Sequence[Shape]) -> Shape:
     rank = max(len(shape) for shape in shapes)
     padded = [(*[Size.of(1)] * (rank - len(shape)), *shape) for shape in shapes]
     return tuple(broadcast(sizes) for sizes in zip(*padded, strict=True))
-
-
-def _objects(values: Sequence[Any], shape: Sequence[int]) -> Array:
-    made = np.empty(len(values), dtype=object)
-    made[:] = values
-    return made.reshape(tuple(shape))
-
-
-def _numbers(value: Array) -> list[int] | None:
-    """Plain integers of a value, or None."""
-    found = [v.constant if isinstance(v, Size) else None for v in value.ravel()]
-    return None if None in found else [v for v in found if v is not None]
-
-
-def _gather(inputs: list[Array], given: dict[str, Any]) -> Array | None:
-    indices = _numbers(inputs[1])
-    if indices is None:
-        return None
-    taken = np.take(inputs[0], np.array(indices).reshape(inputs[1].shape), axis=given.get("axis", 0))
-    return np.asarray(taken, dtype=object)
-
-
-def _reshape(inputs: list[Array], _: dict[str, Any]) -> Array | None:
-    target = _numbers(inputs[1])
-    if target is None:
-        return None
-    return inputs[0].reshape([inputs[0].shape[k] if n == 0 else n for k, n in enumerate(target)])
-
-
-def _unsqueeze(inputs: list[Array], given: dict[str, Any]) -> Array | None:
-    axes = given.get("axes") or _numbers(inputs[1])
-    return None if axes is None else np.expand_dims(inputs[0], tuple(axes))
-
-
-def _squeeze(inputs: list[Array], given: dict[str, Any]) -> Array | None:
-    axes = given.get("axes") or (_numbers(inputs[1]) if len(inputs) > 1 else None)
-    return inputs[0].reshape(np.squeeze(np.empty(inputs[0].shape), None if axes is None else tuple(axes)).shape)
-
-
-def _slice(inputs: list[Array], _: dict[str, Any]) -> Array | None:
-    numbers = [_numbers(value) for value in inputs[1:]]
-    if any(n is None for n in numbers):
-        return None
-    starts, ends, *rest = [n for n in numbers if n is not None]
-    axes = rest[0] if rest else list(range(len(starts)))
-    steps = rest[1] if len(rest) > 1 else [1] * len(starts)
-    cut: list[slice] = [slice(None)] * inputs[0].ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        cut[axis] = slice(start, None if end < -FAR else end, step)
-    return inputs[0][tuple(cut)]
-
-
-def _equal(inputs: list[Array], _: dict[str, Any]) -> Array | None:
-    found = []
-    left, right = np.broadcast_arrays(*inputs)
-    for a, b in zip(left.ravel(), right.ravel(), strict=True):
-        difference = (a - b).constant
-        if difference is None and not ((a - b - 1).never_negative() or (b - a - 1).never_negative()):
-            return None
-        found.append(difference == 0)
-    return _objects(found, left.shape)
-
-
-def _where(inputs: list[Array], _: dict[str, Any]) -> Array | None:
-    if not all(isinstance(v, bool) for v in inputs[0].ravel()):
-        return None
-    return np.where(inputs[0].astype(bool), inputs[1], inputs[2])
-
-
-def _divide(inputs: list[Array], _: dict[str, Any]) -> Array | None:
-    left, right = np.broadcast_arrays(*inputs)
-    found = [a // b if (b - 1).never_negative() else None for a, b in zip(left.ravel(), right.ravel(), strict=True)]
-    return None if any(v is None for v in found) else _objects(found, left.shape)
-
-
-_VALUE_RULES: dict[str, Callable[[list[Array], dict[str, Any]], Array | None]] = {
-    "Add": lambda v, _: np.asarray(v[0] + v[1], dtype=object),
-    "Sub": lambda v, _: np.asarray(v[0] - v[1], dtype=object),
-    "Mul": lambda v, _: np.asarray(v[0] * v[1], dtype=object),
-    "Neg": lambda v, _: np.asarray(-v[0], dtype=object),
-    "Div": _divide,
-    "Identity": lambda v, _: v[0],
-    "Cast": lambda v, given: v[0] if given["to"] in (6, 7) else None,  # int32, int64
-    "Concat": lambda v, given: np.concatenate(v, axis=given["axis"]),
-    "Transpose": lambda v, given: np.transpose(v[0], given.get("perm")),
-    "Gather": _gather,
-    "Reshape": _reshape,
-    "Unsqueeze": _unsqueeze,
-    "Squeeze": _squeeze,
-    "Slice": _slice,
-    "Equal": _equal,
-    "Where": _where,
-}

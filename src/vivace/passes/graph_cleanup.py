@@ -203,19 +203,17 @@ def _evaluate(model: Any) -> list[Array]:
 
 def merge_constants(model: Any) -> None:
     """Keeps one of each set of equal initializers."""
-    first: dict[bytes, str] = {}
+    from onnx import numpy_helper
+
+    first: dict[Any, str] = {}
     renamed: dict[str, str] = {}
-    kept, protected = [], _protected(model) | {value.name for value in model.graph.input}
+    protected = _protected(model) | {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
-        key = tensor.SerializeToString().replace(tensor.name.encode(), b"")
         if tensor.name in protected:
-            kept.append(tensor)
             continue
+        key = (tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes())
         renamed[tensor.name] = first.setdefault(key, tensor.name)
-        if renamed[tensor.name] == tensor.name:
-            kept.append(tensor)
     for node in model.graph.node:
         for k, name in enumerate(node.input):
             node.input[k] = renamed.get(name, name)
     _onnx.rewrite(model, list(model.graph.node), [])
-

@@ -113,7 +113,8 @@ def _keep_blocked(finder: Finder, node: Any, settings: Settings) -> bool:
     else:
         return False
     users = consumers_until(finder, tensor, CONVOLUTIONS)
-    return bool(users) and not any(_onnx.selected(_onnx.node_name(n), settings.plain, ()) for n in users if settings.plain)
+    later = [n for n in users if settings.plain and _onnx.selected(_onnx.node_name(n), settings.plain, ())]
+    return bool(users) and not later
 
 
 def _best_cut(finder: Finder, region: Sequence[Any], settings: Settings) -> Cut | None:
@@ -146,10 +147,10 @@ def _units(finder: Finder, node: Any, settings: Settings) -> int:
     weight = finder.graph.weight(node)
     assert weight is not None
     g = geometry(node, weight)
-    if node.op_type == "Conv":
-        return -(-weight.shape[0] // UNIT)
-    phases = g.stride if settings.polyphase else 1
-    return -(-weight.shape[1] * g.groups * phases // UNIT)
+    outputs = int(weight.shape[0])
+    if node.op_type == "ConvTranspose":
+        outputs = int(weight.shape[1]) * g.groups * (g.stride if settings.polyphase else 1)
+    return -(-outputs // UNIT)
 
 
 def _why_not(finder: Finder, settings: Settings) -> str:
@@ -158,4 +159,3 @@ def _why_not(finder: Finder, settings: Settings) -> str:
     if not nodes:
         return f"has no {' or '.join(kinds)}"
     return f"has no {' or '.join(kinds)} that is proven safe to rewrite ({finder.refusal(nodes[0])})"
-
