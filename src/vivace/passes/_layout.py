@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vivace.core.stage import Array
-from vivace.passes._onnx import node_name
+from vivace.passes._onnx import COPY, node_name
 from vivace.passes._region import BINARY, CONVOLUTIONS, Cut, Finder, Geometry, attributes, geometry, reads
 
 BLOCK = 16  # channels that ONNX Runtime's blocked kernels keep together (with AVX-512; 8 with AVX2)
@@ -192,7 +192,7 @@ class Writer:
             "dilations": [1, step],
             "group": signal.channels,
         }
-        return self._emit("Conv", inputs, self._name("layout_keep_blocked"), **values)
+        return self._emit("Conv", inputs, self._name(COPY), **values)
 
     def _leave(self, tensor: str) -> None:
         """Gives a rewritten tensor its old name and shape back, for whoever outside the regions reads it."""
