@@ -100,11 +100,11 @@ def _integers(model: Any) -> int:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """The library warns on the root logger that it would like its own preprocessing; that is not our user's matter."""
+    """The library warns on the root logger, for every tensor of whole numbers: that is not our user's matter."""
     root = logging.getLogger()
 
     def keep(record: logging.LogRecord) -> bool:
-        return "pre-processing" not in str(record.msg)
+        return "onnxruntime" not in Path(record.pathname).parts
 
     root.addFilter(keep)
     try:
