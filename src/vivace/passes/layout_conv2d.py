@@ -25,6 +25,7 @@ NEEDS: frozenset[str] = frozenset()
 VERSION = "1"
 UNIT = 4 * BLOCK  # output channels that one thread of a blocked convolution works on
 MAX_ROWS = 64
+WORTH = 0.95  # a split that leaves more of the work than this is not worth its copies
 SHORT = 100  # frames of a short sentence, for which the place of the time split is chosen
 
 
@@ -131,7 +132,7 @@ def _best_cut(finder: Finder, region: Sequence[Any], settings: Settings) -> Cut 
             rate *= geometry(node, weight).stride if node.op_type == "ConvTranspose" else 1
             alone += work[id(node)] / min(rows, _units(finder, node, settings))
         rates |= dict.fromkeys(node.output, rate)
-    best, least = None, alone
+    best, least = None, alone * WORTH
     for cut in finder.cuts(region):
         overlap = cut.reach * (1 if rows == 2 else 2) / rates.get(cut.tensor, 1) / SHORT
         cost = alone
