@@ -187,6 +187,16 @@ def test_a_channel_scale_beats_one_for_all(tmp_path, context):
     assert error[True] <= 0.5 / 127 + 1e-6 < 0.1 < error[False]
 
 
+def test_a_reduced_range_keeps_weights_within_seven_bits(small, tmp_path, context):
+    def peak(reduced: bool) -> int:
+        child = quantized(small, tmp_path / str(reduced), context, stages="decoder", reduce_range=reduced)
+        stored = [i for i in load(child, "decoder").graph.initializer if i.name.endswith("/weight/quantized")]
+        assert len(stored) == 2
+        return max(int(np.abs(onnx.numpy_helper.to_array(i).astype(int)).max()) for i in stored)
+
+    assert (peak(False), peak(True)) == (127, 63)
+
+
 def test_height_one_convolutions_as_the_layout_pass_makes_them(tmp_path, context):
     rng = np.random.default_rng(3)
     made = model(

@@ -41,6 +41,7 @@ class Settings:
     percentile: float = option(99.99, "share of the values that the range must hold, for method percentile")
     activations: str = option("uint8", "type of activations: uint8 on x86, int8 on ARM", ("uint8", "int8"))
     per_channel: bool = option(True, "a weight scale for each output channel instead of one for the tensor")
+    reduce_range: bool = option(False, "7-bit weights, for x86 without VNNI, where sums of 8-bit products saturate")
 
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
@@ -184,7 +185,8 @@ class _Writer:
         axis = _output_axis(node) % weight.ndim
         others = tuple(k for k in range(weight.ndim) if k != axis)
         peak = np.abs(weight).max(axis=others) if self.settings.per_channel else np.abs(weight).max().reshape(1)
-        scale = np.maximum(peak.astype(np.float64) / 127, SMALLEST_SCALE)
+        largest = 63 if self.settings.reduce_range else 127
+        scale = np.maximum(peak.astype(np.float64) / largest, SMALLEST_SCALE)
         bias = self.graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if bias is not None:  # a channel of almost no weight must still hold its bias in 32 bits
             floor = np.abs(bias) if self.settings.per_channel else np.abs(bias).max()
@@ -192,7 +194,7 @@ class _Writer:
         scale = scale.astype(np.float32)
         name = _onnx.node_name(node)
         along = scale.reshape([-1 if k == axis else 1 for k in range(weight.ndim)]) if len(scale) > 1 else scale
-        whole = np.clip(np.round(weight / along), -127, 127).astype(np.int8)
+        whole = np.clip(np.round(weight / along), -largest, largest).astype(np.int8)
         inputs = [x.name, self.stored(f"{name}/weight", whole, scale, axis)]
         if bias is not None:
             step = (np.float32(x.scale) * scale).astype(np.float32)
