@@ -80,7 +80,7 @@ class Symbols:
             self.uniform[name] = float(value.flat[0])
 
     def _follow(self, node: Any) -> None:
-        if node.op_type == "Constant":
+        if node.op_type == "Constant" and self.graph.constant(node.output[0]) is not None:
             self._constant(node.output[0])
             return
         shapes = self._shapes(node)

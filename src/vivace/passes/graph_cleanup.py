@@ -26,6 +26,7 @@ SUMMARY = "Exact: folds constants and sizes, drops what does nothing; faster to 
 NEEDS: frozenset[str] = frozenset()
 VERSION = "1"
 MAX_ROUNDS = 20
+SMALL = 4096  # bytes of a constant that a clean-up may have made
 MAX_GROWTH = 4096  # bytes by which a folded constant may exceed what it is folded from
 NORM_OPSET = 17
 _ELEMENTS = {7: np.int64, 6: np.int32, 9: np.bool_}
@@ -64,10 +65,11 @@ def clean(model: Any, norms: bool = True) -> bool:
         *([_cleanup.normalization] if norms else []),
     ]
     fold_constants(model)
+    merge_constants(model)
     for _ in range(MAX_ROUNDS):
         if not _round(model, rules):
             break
-    merge_constants(model)
+        merge_constants(model, SMALL)
     if any(node.op_type == "LayerNormalization" for node in model.graph.node):
         for opset in model.opset_import:
             if opset.domain in ("", "ai.onnx"):  # opsets 14 to 17 changed no operator's meaning at inference
@@ -102,17 +104,15 @@ def _round(model: Any, rules: Sequence[Any]) -> bool:
     for node in symbols.graph.nodes:
         for k, name in enumerate(node.input):
             node.input[k] = renamed.get(name, name)
-        if any(name in protected for name in node.output):
-            nodes.append(node)
-            continue
-        same = _cleanup.same_as(node, symbols) or _known(node, symbols, values, make) or ""
-        if same:
-            renamed[node.output[0]] = renamed.get(same, same)
-            continue
-        twin = seen.setdefault(_identity(node), node)
-        if twin is not node:
-            renamed |= dict(zip(node.output, twin.output, strict=True))
-            continue
+        if not any(name in protected for name in node.output):
+            same = _cleanup.same_as(node, symbols) or _known(node, symbols, values, make)
+            if same:
+                renamed[node.output[0]] = renamed.get(same, same)
+                continue
+            twin = seen.setdefault(_identity(node), node)
+            if twin is not node:
+                renamed |= dict(zip(node.output, twin.output, strict=True))
+                continue
         made = next((found for rule in rules if (found := rule(node, symbols, make)) is not None), [node])
         nodes.extend(made)
     outputs = {output.name for output in model.graph.output}
@@ -146,16 +146,19 @@ def _identity(node: Any) -> Any:
 
 def fold_constants(model: Any) -> None:
     """Computes, with ONNX Runtime itself, whatever depends on constants alone and does not grow."""
-    from onnx import TensorProto, helper, numpy_helper
+    import onnx
+    from onnx import helper, numpy_helper
 
+    known = {v.name: v.type for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
     graph = _onnx.Graph(model)
     constant = {name: i.ByteSize() for name, i in graph.initializers.items()}
     inputs = {value.name for value in model.graph.input}
     folded, protected = [], _protected(model)
     for node in graph.nodes:
         plain = node.op_type not in _cleanup.RANDOM and not any(a.HasField("g") for a in node.attribute)
-        known = all(name in constant and name not in inputs for name in node.input if name)
-        if plain and known and node.op_type not in ("DequantizeLinear", "ConstantOfShape", "Expand", "Cast"):
+        ready = all(name in constant and name not in inputs for name in node.input if name)
+        typed = all(name in known for name in node.output)
+        if plain and ready and typed and node.op_type not in ("DequantizeLinear", "ConstantOfShape", "Expand", "Cast"):
             folded.append(node)
             constant |= dict.fromkeys(node.output, 0)
     inner = {id(node) for node in folded}
@@ -163,14 +166,14 @@ def fold_constants(model: Any) -> None:
         name
         for node in folded
         for name in node.output
-        if name in protected or any(id(reader) not in inner for reader in graph.consumers.get(name, ()))
+        if any(id(reader) not in inner for reader in graph.consumers.get(name, ()))
     ]
     if not wanted:
         return
     needed = alive(folded, set(wanted))
     used = {name for node in needed for name in node.input}
     given = [graph.initializers[name] for name in sorted(used & set(graph.initializers))]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in wanted]
+    outputs = [helper.make_value_info(name, known[name]) for name in wanted]
     part = helper.make_model(
         helper.make_graph(needed, "constants", [], outputs, given), opset_imports=list(model.opset_import)
     )
@@ -201,15 +204,15 @@ def _evaluate(model: Any) -> list[Array]:
     return found
 
 
-def merge_constants(model: Any) -> None:
-    """Keeps one of each set of equal initializers."""
+def merge_constants(model: Any, largest: int | None = None) -> None:
+    """Keeps one of each set of equal initializers (of at most `largest` bytes)."""
     from onnx import numpy_helper
 
     first: dict[Any, str] = {}
     renamed: dict[str, str] = {}
     protected = _protected(model) | {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
-        if tensor.name in protected:
+        if tensor.name in protected or (largest is not None and tensor.ByteSize() > largest):
             continue
         key = (tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes())
         renamed[tensor.name] = first.setdefault(key, tensor.name)
