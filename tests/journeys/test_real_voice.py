@@ -107,7 +107,14 @@ def test_a_killed_run_leaves_nothing_half_written_and_goes_on(voice: Bundle, tmp
     words = [sys.executable, "-m", "vivace.cli.main", "optimize", str(voice.path), "-o", str(out)]
     words += ["--pass", "weights_fp16", "--objective", "size", "--texts", "4", "--rounds", "3", "--damage-texts", "4"]
     words += ["--metrics", "duration_ratio,clipping,hiss", "--json", "-q"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite that runs in the background of a shell has Ctrl-C switched off, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.work/*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -30,7 +30,7 @@ def applied(bundle: Bundle, name: str, folder: Path) -> Bundle:
     ("name", "megabytes", "labels"),
     [
         ("usual", 19, ("int8", "int8", "mixed int8")),
-        ("balanced", 24, ("fp32, fp16 weights", "int8", "mixed int8, fp16 weights")),
+        ("balanced", 39, ("fp32", "int8", "mixed int8")),
         ("small", 17, ("mixed int8, int8 weights", "int8", "mixed int8, int8 weights")),
     ],
 )
