@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("demo"), help="folder for all of it (default demo)")
     parser.add_argument("--recipe", default="small", help="see vivace list recipes (default small)")
     parser.add_argument(
-        "--texts", type=int, default=32, help="evaluation sentences (default 32; the gate's own is 100)"
+        "--texts", type=int, default=24, help="evaluation sentences (default 24; the gate's own is 100)"
     )
     parser.add_argument("--rounds", type=int, default=7, help="timing rounds (default 7; the gate's own is 15)")
     parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
