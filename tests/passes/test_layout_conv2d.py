@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -139,6 +139,8 @@ def _as_stage(model: Any) -> Any:
     dilation=st.sampled_from([1, 1, 2]),
     conv2d=st.booleans(),
 )
+@example(kernel=2, stride=1, pads=(0, 1), extra=0, frames=1, groups=1, dilation=1, conv2d=True)
+@example(kernel=3, stride=4, pads=(1, 0), extra=2, frames=3, groups=1, dilation=1, conv2d=True)
 def test_any_upsampling_layer(
     kernel: int, stride: int, pads: tuple[int, int], extra: int, frames: int, groups: int, dilation: int, conv2d: bool
 ) -> None:

@@ -263,7 +263,7 @@ class Writer:
             plus = (before.plus - 1) * g.stride + g.span + 1 + g.extra - g.left - g.right
             made = replace(made, channels=weight.shape[1] * g.groups, length=Length(before.root, times, plus))
             crop = (g.left, -g.kernel % g.stride + g.right - g.extra)
-            if not (self._plan.polyphase and g.groups == g.dilation == 1 and crop[1] >= 0):
+            if not (self._plan.polyphase and g.stride > 1 and g.groups == g.dilation == 1 and crop[1] >= 0):
                 return replace(made, name=self._convolve("ConvTranspose", node, source, weight, bias, g))
             weight, bias = phase_weights(weight, bias, g.stride)
             edge = weight.shape[2] - 1
