@@ -139,7 +139,7 @@ def test_say_reads_files_and_standard_input(voice: Path, tmp_path: Path, monkeyp
         (["optimize", "{v}", "-o", "x", "--pass", "int8_dinamic"], EXIT_USAGE, "did you mean 'int8_dynamic'"),
         (["optimize", "{v}", "-o", "x", "--pass", "int8_dynamic", "--set", "a=1"], EXIT_USAGE, "unknown setting 'a'"),
         (["optimize", "{v}", "-o", "x", "--pass", "int8_dynamic", "--set", "a"], EXIT_USAGE, "not key=value"),
-        (["optimize", "{v}", "-o", "x", "--recipe", "usual", "--set", "a=1"], EXIT_USAGE, "--set belongs to --pass"),
+        (["optimize", "{v}", "-o", "x", "--recipe", "usual", "--set", "a=1"], EXIT_USAGE, "belong to --pass"),
         (["optimize", "{v}", "-o", "x", "--recipe", "usual", "--texts", "many"], EXIT_USAGE, "must be int"),
         (["profile", "{v}", "--batches", "x"], EXIT_USAGE, "--batches"),
         (["report", "{v}"], EXIT_USAGE, "holds no evidence"),

@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(report: Report, arms: list[str]) -> None:
+    from vivace.workflows.benchmark import threads_words
+
     rows = []
     for arm in arms:
         for p50 in [m for m in report.measurements if m.name == f"{arm}/latency_p50"]:
@@ -60,7 +62,7 @@ def _show(report: Report, arms: list[str]) -> None:
                     f"{up.value:.2f} [{up.low:.2f}, {up.high:.2f}]",
                 ]
             )
-    title = f"{report.settings['threads']} threads, {report.settings['rounds']} rounds, {report.machine['cpu']}"
+    title = f"{threads_words(report.settings['threads'])}, {report.settings['rounds']} rounds, {report.machine['cpu']}"
     table(title, ["model", "text", "p50 ms", "p95 ms", "RTF", "TTFA ms", f"times {arms[0]}"], rows)
     sizes = [
         [arm, *(f"{report.get(f'{arm}/{n}').value:.1f}" for n in ("size", "memory_loaded", "memory_peak"))]

@@ -30,5 +30,6 @@ def run(args: argparse.Namespace) -> int:
         print_json({"files": files})
     else:
         for file in files:
-            print(f"{file} ({file.stat().st_size / 1e6:.2f} MB)")
+            size = file.stat().st_size
+            print(f"{file} ({size / 1e6:.1f} MB)" if size >= 1e5 else f"{file} ({size / 1e3:.1f} kB)")
     return EXIT_OK

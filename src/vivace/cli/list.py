@@ -33,6 +33,9 @@ def run(args: argparse.Namespace) -> int:
             for e in entries:
                 settings = [[s["name"], s["type"], str(s["default"]), s["help"]] for s in e["settings"]]
                 table(f"{e['name']}: {e['summary']}", ["setting", "type", "default", "meaning"], settings)
+        elif args.kind == "recipes":
+            rows = [[e["name"], e["summary"], "\n".join(e["passes"])] for e in entries]
+            table("Recipes", ["recipe", "what it is", "passes"], rows)
         elif args.kind == "metrics":
             rows = [[e["name"], e["unit"], e["better"], ", ".join(e["needs"]), e["summary"]] for e in entries]
             table("Metrics", ["metric", "unit", "better", "needs", "what it is"], rows)
@@ -45,7 +48,8 @@ def _entries(kind: str) -> list[dict[str, Any]]:
     if kind == "recipes":
         from vivace.workflows import recipe
 
-        return [{"name": n, "summary": recipe.load(n).summary} for n in recipe.names()]
+        loaded = [recipe.load(n) for n in recipe.names()]
+        return [{"name": r.name, "summary": r.summary, "passes": [e.label for e in r.passes]} for r in loaded]
     found = []
     for name in registry.names(kind):
         module = registry.load(kind, name)

@@ -28,7 +28,9 @@ VERBS = {
     "export": "write the model as other tools load it",
     "list": "families, passes, metrics, runtimes and recipes",
 }
-EPILOG = """exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but the budget was not met, 130 interrupted
+INTERRUPTED = "interrupted; nothing was left half-written (optimize goes on where it was: run it again)"
+EPILOG = """exit codes: 0 done, 1 failed, 2 wrong usage, 3 done, but nothing was kept or the budget not met,
+  130 interrupted
 
 start here:
   vivace demo                                    the whole road, on a real voice
@@ -72,7 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VivaceError as error:
         return _complain(str(error), error.exit_code, args.json)
     except KeyboardInterrupt:
-        return _complain("interrupted; nothing was left half-written", EXIT_INTERRUPTED, args.json)
+        return _complain(
+            "interrupted; nothing was left half-written (optimize goes on where it was: run it again)",
+            EXIT_INTERRUPTED,
+            args.json,
+        )
     except BrokenPipeError:  # the reader of our standard output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE

@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--recipe", help="a recipe's name, or the path of a .toml file")
     what.add_argument("--pass", dest="pass_", metavar="PASS", help="a single pass")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of --pass")
-    parser.add_argument("--objective", choices=["speed", "size"], default="speed", help="what --pass must improve")
+    parser.add_argument("--objective", choices=["speed", "size"], help="what --pass must improve (default speed)")
     parser.add_argument("--metrics", default="", help="names with commas between (default: all)")
     parser.add_argument("--evaluation", type=Path, help="your own evaluation sentences, one a line")
     parser.add_argument("--calibration", type=Path, help="your own calibration sentences, one a line")
@@ -58,9 +58,10 @@ def run(args: argparse.Namespace) -> int:
     from vivace.workflows.optimize import optimize
 
     settings = read_settings(args, gate.Settings, "optimize")
-    if args.recipe and args.set:
-        raise UsageError("--set belongs to --pass; put the settings of a recipe into its .toml file")
-    plan = recipe.load(args.recipe) if args.recipe else recipe.single(args.pass_, pairs(args.set), args.objective)
+    if args.recipe and (args.set or args.objective):
+        raise UsageError("--set and --objective belong to --pass; a recipe has them in its .toml file")
+    single = (args.pass_, pairs(args.set), args.objective or "speed")
+    plan = recipe.load(args.recipe) if args.recipe else recipe.single(*single)
     evaluation = texts.from_file(args.evaluation) if args.evaluation else []
     calibration = texts.from_file(args.calibration) if args.calibration else []
     bundle = find_bundle(args.model)

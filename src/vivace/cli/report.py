@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vivace.cli._common import print_json
+from vivace.cli.optimize import show
 from vivace.core.bundle import EVIDENCE, MANIFEST, atomic_folder, open_bundle
 from vivace.core.errors import EXIT_OK, UsageError
 from vivace.core.report import Report
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
             print("\n".join(map(str, files)))
     elif args.json:
         print_json(asdict(report))
+    elif report.kind == "optimize":
+        show(report.details)
     else:
         print(render_markdown(report))
     return EXIT_OK

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vivace.core.errors import UsageError
+
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
 
@@ -47,6 +49,10 @@ class RuntimeOptions:
     threads: int = 0
     spin: bool = False
     trace: str = ""  # a folder for the runtime's own per-operator trace; empty: none
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise UsageError(f"threads is {self.threads}; it must be 0 (all cores) or more")
 
 
 class Session(Protocol):

@@ -11,7 +11,7 @@ from vivace.core import registry
 from vivace.core.bundle import EVIDENCE, Bundle
 from vivace.core.report import Measurement, Report
 from vivace.workflows import gate
-from vivace.workflows.benchmark import Timings, latency_rows
+from vivace.workflows.benchmark import Timings, latency_rows, threads_words
 from vivace.workflows.clips import Clips, Scores
 from vivace.workflows.evaluate import summary, worst
 from vivace.workflows.recipe import Recipe
@@ -92,7 +92,7 @@ def verdict(
         missed.append(f"{last['size_mb']:.1f} MB is above the asked {settings.max_mb:g} MB")
     told = (
         f"{len(kept)} of {len(trials)} passes kept: {first['size_mb']:.1f} -> {last['size_mb']:.1f} MB, "
-        f"{speed:.2f}x as fast at {settings.threads} thread{'s' * (settings.threads != 1)}"
+        f"{speed:.2f}x as fast at {threads_words(settings.threads)}"
     )
     if "predicted_mos" in last["scores"]:
         told += (
@@ -108,7 +108,7 @@ def measurements(row: dict[str, Any]) -> tuple[Measurement, ...]:
         Measurement("peak_memory", row["peak_mb"], "MB", "down"),
     ]
     for r in row["latency"]:
-        scope, up = f"{r['text']} text, {r['threads']} threads", r["speedup"]
+        scope, up = f"{r['text']} text, {threads_words(r['threads'])}", r["speedup"]
         found.append(Measurement("latency_p50", r["p50_ms"], "ms", "down", r["n"], scope=scope))
         found.append(Measurement("speedup", up["value"], "x", "up", r["n"], up["low"], up["high"], scope))
     for name, s in row["scores"].items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from vivace.workflows._report_story import Story, quotient, threads_words
+from vivace.workflows._report_story import Story, quotient
 from vivace.workflows._report_tables import (
     NONE,
     Cell,
@@ -24,6 +24,7 @@ from vivace.workflows._report_tables import (
     table,
     value,
 )
+from vivace.workflows.benchmark import threads_words
 
 VOICE = ("predicted_mos", "dnsmos", "plcmos", "wer", "cer", "speaker_similarity")
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from vivace.core.report import Report
 from vivace.workflows import _report_plots as draw
 from vivace.workflows import _report_sound as sound
-from vivace.workflows._report_story import Story, Variant, threads_words
+from vivace.workflows._report_story import Story, Variant
 from vivace.workflows._report_tables import Json, megabytes, ratio, short, value
+from vivace.workflows.benchmark import threads_words
 
 SPECTROGRAMS = 6  # texts that get a pair; each adds about 0.2 MB to the page
 

@@ -19,6 +19,7 @@ from vivace.workflows._report_tables import (
     scale,
     value,
 )
+from vivace.workflows.benchmark import threads_words
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,3 @@ def far_end(difference: Json | None) -> float:
 
 def quotient(old: float | None, new: float | None) -> str:
     return NONE if not old or new is None else ratio(new / old)
-
-
-def threads_words(count: int) -> str:
-    return f"{count} thread" + ("" if count == 1 else "s")

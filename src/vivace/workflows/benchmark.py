@@ -126,9 +126,9 @@ def benchmark(
     measurements = []
     for arm, bundle in arms.items():
         measurements.append(Measurement(f"{arm}/size", bundle.size / 1e6, "MB", "down"))
-        measurements.append(Measurement(f"{arm}/load", timings.load[arm][0], "s", "down", scope=f"{threads} threads"))
+        measurements.append(Measurement(f"{arm}/load", timings.load[arm][0], "s", "down", scope=threads_words(threads)))
         for row in latency_rows(timings, arm, yardstick):
-            scope = f"{row['text']} text ({row['characters']} characters), {threads} threads"
+            scope = f"{row['text']} text ({row['characters']} characters), {threads_words(threads)}"
             n = row["n"]
             speedup = row["speedup"]
             measurements += [
@@ -173,6 +173,10 @@ def latency_rows(timings: Timings, arm: str, yardstick: str) -> list[dict[str, A
             }
         )
     return rows
+
+
+def threads_words(count: int) -> str:
+    return f"{count} thread" + "s" * (count != 1)
 
 
 def plain(interval: stats.Interval) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from vivace.core import machine, registry
 from vivace.core.bundle import Bundle
 from vivace.core.contracts import Progress
+from vivace.core.errors import UsageError
 from vivace.core.report import Measurement, Report
 from vivace.workflows import stats
 from vivace.workflows.clips import Clips, Scores, Store, scored, spoken
@@ -41,6 +42,8 @@ def evaluate(
     reference_clips = spoken(reference, sentences, seed=seed, store=store, progress=progress) if reference else None
     clips = spoken(bundle, sentences, seed=seed, store=store, progress=progress)
     scores = scored(clips, names, reference=reference_clips, store=store, progress=progress)
+    if not scores:
+        raise UsageError(f"nothing to measure: {', '.join(names)} compare with a reference; give one")
     audio_seconds = sum(a.seconds for a in clips.audio)
     measurements = tuple(_measurement(name, values, clips.texts) for name, values in scores.items())
     bundles = {"bundle": bundle.digest} | ({"reference": reference.digest} if reference else {})

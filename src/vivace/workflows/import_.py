@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vivace.core import registry
-from vivace.core.bundle import Bundle
+from vivace.core.bundle import MANIFEST, Bundle
 from vivace.core.errors import ModelError
 
 
@@ -17,6 +17,8 @@ def import_model(source: Path, out: Path, *, family: str = "", overwrite: bool =
     source = Path(source)
     if not source.exists():
         raise ModelError(f"{source} does not exist")
+    if (source / MANIFEST).exists():
+        raise ModelError(f"{source} is a bundle already; use it as it is")
     names = [family] if family else registry.names("families")
     for name in names:
         module = registry.load("families", name)

@@ -100,6 +100,7 @@ def optimize(
     out = Path(out)
     if out.exists() and not overwrite:
         raise BundleError(f"{out} exists; choose another name or pass --force")
+    _check_stages(bundle, recipe)
     run = _run(out, recipe, settings or gate.Settings(), metrics, evaluation, calibration, latency, progress)
     run.store = store or run.store
     original = _original(run, bundle)
@@ -147,6 +148,15 @@ def optimize(
         shutil.rmtree(run.work, ignore_errors=True)
     progress("done", 1.0)
     return Result(final, report, met)
+
+
+def _check_stages(bundle: Bundle, recipe: Recipe) -> None:
+    """Raises UsageError for a stage that the bundle does not have, before anything is measured."""
+    known = [stage.name for stage in bundle.stages]
+    for entry in recipe.passes:
+        for name in getattr(entry.settings, "stages", ()):
+            if name not in known:
+                raise UsageError(f"{entry.name}: the model has no stage {name!r}; it has {', '.join(known)}")
 
 
 def _run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ def read(text: str, where: str) -> Recipe:
     for number, entry in enumerate(entries, 1):
         _only(entry, {"name", "objective", "settings"}, f"recipe {where}, pass {number}")
         name, settings = entry.get("name", ""), entry.get("settings", {})
+        if not name:
+            raise UsageError(f'recipe {where}, pass {number} has no name; write name = "..." (vivace list passes)')
         if not isinstance(settings, dict):
             raise UsageError(f"recipe {where}, pass {number}: settings must be a table")
         module = registry.load("passes", str(name))
@@ -101,4 +104,6 @@ def _objective(value: Any, where: str) -> str:
 def _only(table: dict[str, Any], known: set[str], where: str) -> None:
     unknown = sorted(set(table) - known)
     if unknown:
-        raise UsageError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        near = get_close_matches(unknown[0], sorted(known), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+        raise UsageError(f"{where}: unknown key {unknown[0]!r}; {hint}")
