@@ -29,7 +29,7 @@ class Entry:
         """Short name for tables: the pass and the settings that are not at their default."""
         default = asdict(type(self.settings)())
         changed = {k: v for k, v in asdict(self.settings).items() if v != default[k]}
-        told = ", ".join(f"{k}={','.join(v) if isinstance(v, tuple) else v}" for k, v in changed.items())
+        told = ", ".join(f"{k}={_short(v)}" for k, v in changed.items())
         return f"{self.name} ({told})" if told else self.name
 
 
@@ -41,6 +41,12 @@ class Recipe:
     summary: str
     objective: str
     passes: tuple[Entry, ...]
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, tuple):
+        return str(value)
+    return ",".join(value) if len(value) <= 2 else f"{len(value)} patterns"
 
 
 def names() -> list[str]:
