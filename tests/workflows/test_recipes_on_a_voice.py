@@ -31,7 +31,7 @@ def applied(bundle: Bundle, name: str, folder: Path) -> Bundle:
     [
         ("usual", 19, ("int8", "int8", "mixed int8")),
         ("balanced", 39, ("fp32", "int8", "mixed int8")),
-        ("small", 17, ("mixed int8, int8 weights", "int8", "mixed int8, int8 weights")),
+        ("small", 17, ("fp32, int8 weights", "int8", "mixed int8, int8 weights")),
     ],
 )
 def test_a_recipe(real_voice: Bundle, tmp_path: Path, name: str, megabytes: int, labels: tuple[str, ...]) -> None:
