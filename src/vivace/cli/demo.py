@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--texts", type=int, default=24, help="evaluation sentences (default 24; the gate's own is 100)"
     )
-    parser.add_argument("--rounds", type=int, default=7, help="timing rounds (default 7; the gate's own is 15)")
+    parser.add_argument("--rounds", type=int, default=15, help="timing rounds (default 15)")
     parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
 
 

@@ -246,6 +246,9 @@ def _digest(bundle: Bundle) -> str:
 def _to_json(bundle: Bundle) -> dict[str, Any]:
     data = asdict(bundle)
     del data["path"]
+    for stage in data["stages"]:
+        if not stage["options"]:  # so that bundles keep the digest that they had before stages had options
+            del stage["options"]
     return {"schema": SCHEMA, **data}
 
 

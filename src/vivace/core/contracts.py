@@ -69,6 +69,10 @@ class Runtime(Protocol):
     SUMMARY: str
     FORMATS: tuple[str, ...]  # file suffixes without the dot
 
+    def precisions(self) -> tuple[str, ...]:
+        """What this machine computes natively here ("fp32", "bf16", ...), "fp32" first; empty: not installed."""
+        ...
+
     def open(self, stage: Stage, path: Path, options: RuntimeOptions) -> Session: ...
 
 

@@ -25,6 +25,9 @@ CPU_FLAGS = (
 )
 
 
+HIDE = "VIVACE_HIDE_CPU_FLAGS"  # comma-separated flags to be treated as absent: how a tool decides without them
+
+
 def cores() -> int:
     """Cores that this process may use (an affinity mask counts, hyper-threads count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -43,10 +46,11 @@ def describe() -> dict[str, Any]:
     model = re.search(r"^model name\s*:\s*(.+)$", info, re.M)
     features = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.M)
     flags = set(features[1].split()) if features else set()
+    hidden = os.environ.get(HIDE, "").split(",")
     memory = re.search(r"^MemTotal:\s*(\d+)", _read("/proc/meminfo"), re.M)
     return {
         "cpu": model[1] if model else platform.processor() or platform.machine(),
-        "flags": [flag for flag in CPU_FLAGS if flag in flags],
+        "flags": [flag for flag in CPU_FLAGS if flag in flags and flag not in hidden],
         "cores": cores(),
         "memory_gb": round(int(memory[1]) / 2**20, 1) if memory else None,
         "system": f"{platform.system()} {platform.machine()}",

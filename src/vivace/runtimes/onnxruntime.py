@@ -14,6 +14,10 @@ SUMMARY = "ONNX Runtime, CPU"
 FORMATS = ("onnx",)
 
 
+def precisions() -> tuple[str, ...]:
+    return ("fp32",)
+
+
 class OrtSession:
     """A stage loaded into ONNX Runtime."""
 
