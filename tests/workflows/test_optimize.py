@@ -13,7 +13,7 @@ import pytest
 from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.errors import BundleError, UsageError
 from vivace.core.report import Report
-from vivace.workflows import gate, optimize, recipe
+from vivace.workflows import _judge, gate, optimize, recipe
 from vivace.workflows.benchmark import Timings
 
 METRICS = ("duration_ratio", "clipping", "silence", "log_spectral_distance")
@@ -41,8 +41,8 @@ def timed(speeds: Mapping[str, float]) -> Any:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimize, "measure", timed({"weights_fp16": 1.0, "int8_dynamic": 0.4}))
-    monkeypatch.setattr(optimize, "peak_memory", lambda bundle, text, threads: (10.0, 20.0))
+    monkeypatch.setattr(_judge, "measure", timed({"weights_fp16": 1.0, "int8_dynamic": 0.4}))
+    monkeypatch.setattr(_judge, "peak_memory", lambda bundle, text, threads: (10.0, 20.0))
     monkeypatch.setattr(gate, "DAMAGES", CUT)
 
 
@@ -124,13 +124,13 @@ def test_interrupted_and_resumed(toy: Bundle, tmp_path: Path, monkeypatch: pytes
     def interrupt(*_: Any, **__: Any) -> Timings:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(optimize, "measure", interrupt)
+    monkeypatch.setattr(_judge, "measure", interrupt)
     with pytest.raises(KeyboardInterrupt):
         go(toy, tmp_path / "out", plan(("weights_fp16", "size")))
     assert not (tmp_path / "out").exists()
     assert (tmp_path / ".out.work").exists()
 
-    monkeypatch.setattr(optimize, "measure", timed({}))
+    monkeypatch.setattr(_judge, "measure", timed({}))
     from vivace.workflows import clips
 
     monkeypatch.setattr(clips, "speak", interrupt)  # all clips are there: nothing is spoken again

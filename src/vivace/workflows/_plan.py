@@ -26,3 +26,6 @@ class Plan:
 
         tell("", 0.0)
         return tell
+
+    def done(self) -> None:
+        self._progress("done", 1.0)

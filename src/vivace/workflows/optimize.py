@@ -1,77 +1,18 @@
-"""Applies a recipe pass by pass; every pass goes through the gate, and what it does not prove is not kept.
-
-Resumable: every bundle, clip, score and timing is kept in a work folder beside the result until the end.
-"""
+"""Applies a recipe pass by pass; every pass goes through the gate, and what it does not prove is not kept."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from vivace.core import machine, registry
-from vivace.core.bundle import Bundle, open_bundle
-from vivace.core.contracts import Context, Progress
-from vivace.core.errors import BundleError, UsageError, VivaceError
-from vivace.core.report import Report
-from vivace.workflows import _outcome, gate, texts
-from vivace.workflows._memory import peak_memory
-from vivace.workflows._outcome import Variant
-from vivace.workflows._plan import Plan
-from vivace.workflows.benchmark import Timings, measure
-from vivace.workflows.calibration import record
-from vivace.workflows.clips import Clips, Scores, Store, scored, spoken
-from vivace.workflows.recipe import Entry, Recipe
+from vivace.core.bundle import Bundle
+from vivace.core.contracts import Progress
+from vivace.workflows import _judge, gate
+from vivace.workflows._judge import Result
+from vivace.workflows.clips import Store
+from vivace.workflows.recipe import Recipe
 
-CALIBRATION_TEXTS = 32
-# Rough seconds, by which the progress bar shares itself out.
-SPEAK_COST, SCORE_COST, ROUND_COST, APPLY_COST = 0.3, 0.9, 2.0, 20.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """`bundle` is the last one kept (the original if none was), written with its evidence; `met` says whether
-    the asked-for budget was."""
-
-    bundle: Bundle
-    report: Report
-    met: bool
-
-
-@dataclass
-class Run:
-    """What all steps of one optimization share."""
-
-    settings: gate.Settings
-    metrics: tuple[str, ...]
-    sentences: list[str]
-    latency: dict[str, str]
-    calibration_texts: list[str]
-    work: Path
-    store: Store
-    plan: Plan
-    recorded: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
-
-    def speak(self, bundle: Bundle, what: str, sentences: Sequence[str], seed: int) -> Clips:
-        tell = self.plan.phase(what, SPEAK_COST * len(sentences))
-        return spoken(bundle, sentences, seed=seed, store=self.store, progress=tell)
-
-    def score(self, clips: Clips, what: str, reference: Clips) -> Scores:
-        tell = self.plan.phase(what, SCORE_COST * len(clips.texts))
-        return scored(clips, self.metrics, reference=reference, store=self.store, progress=tell)
-
-    def rules(self) -> dict[str, gate.Rule]:
-        return gate.rules(self.settings, self.metrics)
-
-    def calibration(self, bundle: Bundle, stage: str) -> list[dict[str, Any]]:
-        if bundle.digest not in self.recorded:
-            self.recorded = {bundle.digest: record(bundle, self.calibration_texts)}
-        return self.recorded[bundle.digest][stage]
+__all__ = ["Result", "optimize"]
 
 
 def optimize(
@@ -96,217 +37,39 @@ def optimize(
     `store` keeps clips, scores and timings beyond this run, so that several recipes share the original's.
     Raises UsageError for texts that serve both, BundleError if `out` exists or cannot be written.
     """
-    begun = time.perf_counter()
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise BundleError(f"{out} exists; choose another name or pass --force")
-    _check_stages(bundle, recipe)
-    run = _run(out, recipe, settings or gate.Settings(), metrics, evaluation, calibration, latency, progress)
-    run.store = store or run.store
-    original = _original(run, bundle)
-    floor, sensitivity, blind = _trust(run, original)
+    _judge.check_free(out, overwrite)
+    _judge.check_stages(bundle, recipe)
+    run = _judge.prepare(
+        out,
+        len(recipe.passes),
+        settings or gate.Settings(),
+        progress,
+        metrics=metrics,
+        evaluation=evaluation,
+        calibration=calibration,
+        latency=latency,
+        store=store,
+    )
+    original = _judge.original(run, bundle)
+    trusted = _judge.trust(run, original)
     variants, trials, parent = [original], [], original
     for number, entry in enumerate(recipe.passes, 1):
-        trial, child = _trial(run, original, parent, entry, number, blind)
+        trial, child = _judge.trial(run, original, parent, [entry], number, trusted[2])
         trials.append(trial)
         if child:
             variants.append(child)
             parent = child if child.kept else parent
-    first = next((v.timings for v in variants if v.timings), None) or _timed(run, {"original": bundle}, "original")
-    rows = {v.id: _outcome.row(v, first, _memory(run, v.bundle)) for v in variants}
-    met, verdict = _outcome.verdict(rows["v0"], rows[parent.id], trials, run.settings, blind)
-    details: dict[str, Any] = {
-        "command": command,
-        "texts": {"evaluation": len(run.sentences), "source": "given" if evaluation else "built in"},
-        "recipe": _outcome.recipe_json(recipe),
-        "budget": {"speed": run.settings.min_speedup or None, "size_mb": run.settings.max_mb or None},
-        "margins": {name: {"margin": r.margin, "rule": r.words} for name, r in run.rules().items()},
-        "variants": list(rows.values()),
-        "trials": trials,
-        "noise_floor": floor,
-        "sensitivity": sensitivity,
-        "attribution": _outcome.attribution(trials),
-        "budget_met": met,
-        "verdict": verdict,
-        "final": parent.id,
-        "seconds": time.perf_counter() - begun,
-    }
-    report = Report(
-        "optimize",
-        _outcome.measurements(rows[parent.id]),
-        bundles={"original": bundle.digest, "final": parent.bundle.digest},
-        machine=machine.describe(),
-        settings=asdict(run.settings) | {"metrics": list(run.metrics)},
-        details=details,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    return _judge.finish(
+        run,
+        out,
+        recipe,
+        variants,
+        trials,
+        parent,
+        trusted,
+        command=command,
+        source="given" if evaluation else "built in",
+        overwrite=overwrite,
+        keep_work=keep_work,
     )
-    run.plan.phase("writing the report", 5.0)
-    final = parent.bundle.derive(
-        out, None, lambda folder: _outcome.evidence(folder, report, variants), overwrite=overwrite
-    )
-    if not keep_work:
-        shutil.rmtree(run.work, ignore_errors=True)
-    progress("done", 1.0)
-    return Result(final, report, met)
-
-
-def _check_stages(bundle: Bundle, recipe: Recipe) -> None:
-    """Raises UsageError for a stage that the bundle does not have, before anything is measured."""
-    known = [stage.name for stage in bundle.stages]
-    for entry in recipe.passes:
-        for name in getattr(entry.settings, "stages", ()):
-            if name not in known:
-                raise UsageError(f"{entry.name}: the model has no stage {name!r}; it has {', '.join(known)}")
-
-
-def _run(
-    out: Path,
-    recipe: Recipe,
-    settings: gate.Settings,
-    metrics: Sequence[str],
-    evaluation: Sequence[str],
-    calibration: Sequence[str],
-    latency: dict[str, str] | None,
-    progress: Progress,
-) -> Run:
-    sentences = list(evaluation)[: settings.texts] or texts.evaluation(settings.texts)
-    calibration_texts = list(calibration) or texts.calibration(CALIBRATION_TEXTS)
-    if set(sentences) & set(calibration_texts):
-        raise UsageError("a text is both for calibration and for evaluation; quality must be judged on unseen text")
-    names = tuple(metrics) or tuple(registry.names("metrics"))
-    for name in names:
-        registry.load("metrics", name)
-    clip = SPEAK_COST + SCORE_COST
-    judged = clip * len(sentences)
-    damaged = min(settings.damage_texts, len(sentences))
-    trust = (SPEAK_COST + SCORE_COST * (1 + len(gate.DAMAGES))) * damaged
-    each = APPLY_COST + judged + 3 * ROUND_COST * settings.rounds
-    plan = Plan(progress, judged + trust + each * len(recipe.passes) + 5.0)
-    work = out.with_name(f".{out.name}.work")
-    return Run(settings, names, sentences, latency or texts.latency(), calibration_texts, work, Store(work), plan)
-
-
-def _original(run: Run, bundle: Bundle) -> Variant:
-    clips = run.speak(bundle, "original", run.sentences, run.settings.seed)
-    return Variant("v0", "original", bundle, clips, run.score(clips, "original", clips), kept=True)
-
-
-def _trust(run: Run, original: Variant) -> tuple[list[Any], list[Any], list[str]]:
-    """(noise floor, sensitivity proof, damages that the gate did not see)."""
-    count = min(run.settings.damage_texts, len(run.sentences))
-    few = original.clips.head(count)
-    before = {name: values[:count] for name, values in original.scores.items()}
-    other = run.speak(original.bundle, "noise floor", few.texts, run.settings.seed + 1)
-    floor = gate.compare(before, run.score(other, "noise floor", few), few.texts, run.rules())[0]
-    proofs, blind = [], []
-    for name in gate.DAMAGES:
-        clips = gate.damaged(few, name, count)
-        rows, reasons = gate.compare(before, run.score(clips, "sensitivity proof", few), few.texts, run.rules())
-        seen = [row["metric"] for row in rows if row["ok"] is False]
-        missed = [row["metric"] for row in rows if row["ok"]]
-        proofs.append({"damage": name, "refused": bool(reasons), "seen_by": seen, "missed_by": missed, "quality": rows})
-        if not reasons:
-            blind.append(name)
-    return floor, proofs, blind
-
-
-def _trial(
-    run: Run, original: Variant, parent: Variant, entry: Entry, number: int, blind: list[str]
-) -> tuple[dict[str, Any], Variant | None]:
-    """Applies one pass and judges it. The second value is None if there is no child to judge."""
-    begun = time.perf_counter()
-    what = f"pass {number} {entry.name}"
-    trial: dict[str, Any] = {
-        "pass": entry.name,
-        "label": entry.label,
-        "settings": asdict(entry.settings),
-        "objective": entry.objective,
-        "parent": parent.id,
-        "child": None,
-        "kept": False,
-        "reasons": [],
-        "speed": [],
-        "size": None,
-        "quality": [],
-    }
-    try:
-        candidate = _apply(run, parent.bundle, entry, number)
-        clips = run.speak(candidate, what, run.sentences, run.settings.seed)
-        # Judged against the original's clips, like the parent, so that the two can be compared.
-        scores = run.score(clips, what, original.clips)
-    except VivaceError as error:
-        reasons = [f"could not be applied or judged: {error}"]
-        return trial | {"reasons": reasons, "seconds": time.perf_counter() - begun}, None
-    timings = _timed(run, {"original": original.bundle, "parent": parent.bundle, "child": candidate}, what)
-    quality, reasons = gate.compare(parent.scores, scores, clips.texts, run.rules())
-    if parent is not original:  # small losses must not add up unseen
-        total = gate.compare(original.scores, scores, clips.texts, run.rules())[1]
-        reasons += [f"against the original: {reason}" for reason in total]
-    sizes = (parent.bundle.size / 1e6, candidate.size / 1e6)
-    if entry.objective == "size":
-        speed, against = gate.not_slower(timings, "parent", "child", run.settings.slower_margin)
-        if sizes[1] >= sizes[0]:
-            against.append(f"not smaller: {sizes[0]:.1f} -> {sizes[1]:.1f} MB")
-    else:
-        speed, against = gate.faster(timings, "parent", "child")
-    reasons = against + reasons + [f"the gate did not see a planted damage: {name}" for name in blind]
-    child = Variant(f"v{number}", f"+ {entry.label}", candidate, clips, scores, not reasons, timings)
-    return trial | {
-        "child": child.id,
-        "kept": child.kept,
-        "reasons": reasons,
-        "speed": speed,
-        "size": {"parent_mb": sizes[0], "child_mb": sizes[1], "ok": sizes[1] < sizes[0]},
-        "quality": quality,
-        "seconds": time.perf_counter() - begun,
-    }, child
-
-
-def _apply(run: Run, bundle: Bundle, entry: Entry, number: int) -> Bundle:
-    module = registry.load("passes", entry.name)
-    tell = run.plan.phase(f"pass {number} {entry.name}", APPLY_COST)
-    asked = json.dumps(asdict(entry.settings), sort_keys=True)
-    folder = run.work / f"{number:02d}-{entry.name}-{bundle.digest[:12]}"
-    if folder.exists():
-        try:
-            made = open_bundle(folder)
-            if made.history and json.dumps(dict(made.history[-1].settings), sort_keys=True) == asked:
-                return made
-        except BundleError as error:  # a damaged leftover of an earlier run is made again
-            tell(f"{error}", 0.0)
-        shutil.rmtree(folder)
-    context = Context(lambda stage: run.calibration(bundle, stage), tell, machine.cores())
-    applied: Bundle = module.apply(bundle, folder, entry.settings, context)
-    return applied
-
-
-def _memory(run: Run, bundle: Bundle) -> float:
-    def compute() -> float:
-        return peak_memory(bundle, run.latency["long"], run.settings.threads)[1]
-
-    return float(run.store.json(f"memory {bundle.digest} {run.settings.threads} {run.latency['long']}", compute))
-
-
-def _timed(run: Run, arms: dict[str, Bundle], name: str) -> Timings:
-    tell = run.plan.phase(name, ROUND_COST * run.settings.rounds * len(arms))
-    key = f"timing {[b.digest for b in arms.values()]} {run.settings.rounds} {run.settings.threads} {run.latency}"
-    unique: dict[str, str] = {}  # digest -> arm: a parent that is the original is not timed twice
-    for arm, bundle in arms.items():
-        unique.setdefault(bundle.digest, arm)
-
-    def compute() -> dict[str, Any]:
-        found = measure(
-            {arm: arms[arm] for arm in unique.values()},
-            threads=run.settings.threads,
-            rounds=run.settings.rounds,
-            spoken_texts=run.latency,
-            progress=tell,
-        )
-        return asdict(found)
-
-    timings = Timings(**run.store.json(key, compute))
-    for arm, bundle in arms.items():
-        twin = unique[bundle.digest]
-        timings.whole[arm], timings.first[arm] = timings.whole[twin], timings.first[twin]
-        timings.audio[arm], timings.load[arm] = timings.audio[twin], timings.load[twin]
-    return timings
