@@ -1,0 +1,462 @@
+"""The comparison with the peers: its protocol, its rounds, its figures and its page, on arms that only pretend."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import peers_cpu
+from _peers import arm as program
+from _peers import figures, page, phases
+from _peers.arms import Arm, ArmError, Process
+from vivace.core import machine
+from vivace.workflows import texts
+
+ARMS = [
+    Arm("Vivace: fast", "vivace", "v", 1, "1", ours=True),
+    Arm("Vivace: fast", "vivace", "v", 2, "1", ours=True),
+    Arm("plain ORT", "plain", "o", 1, "2"),
+    Arm("plain ORT", "plain", "o", 2, "2"),
+    Arm("piper-tts, 1 thread (session replaced)", "piper", "o", 1, "2"),
+    Arm("piper-tts, own settings", "piper", "o", 0, "2"),
+    Arm("sherpa-onnx", "sherpa", "o", 1, "2"),
+    Arm("sherpa-onnx", "sherpa", "o", 2, "2"),
+    Arm("sherpa-onnx with small", "sherpa", "s", 1, "3", original="sherpa-onnx @1"),
+]
+PLAN = replace(phases.QUICK, rounds=4, varied=5, sentences=3, throughput_texts=6)
+
+
+class Fake:
+    """A process that makes a second of audio of ten letters, at the pace its arm is given."""
+
+    pace: ClassVar[dict[str, float]] = {}
+    said: ClassVar[list[tuple[str, str, dict[str, Any]]]] = []
+    left: int = 10**9  # speeches until the machine fails
+
+    def __init__(self, arm: Arm) -> None:
+        self.arm = arm
+        self.ready = 0.5 * self.speed
+        self.loaded = {"import_s": 0.1, "load_s": 0.3 * self.speed, "version": "1"}
+        self.closed = False
+
+    @property
+    def speed(self) -> float:
+        return self.pace.get(self.arm.key, 1.0)
+
+    def __enter__(self) -> Fake:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    def ask(self, what: str, **_: Any) -> dict[str, float]:
+        assert what == "memory"
+        return {"now_mb": 100.0 * self.speed, "peak_mb": 200.0 * self.speed}
+
+    def speak(self, text: str, *, rested: bool = True, **how: Any) -> dict[str, Any]:
+        if Fake.left == 0:
+            raise KeyboardInterrupt
+        Fake.left -= 1
+        Fake.said.append((self.arm.key, text, how))
+        audio = len(text) / 10
+        if how.get("out"):
+            np.save(how["out"], np.zeros(int(audio * 100), np.float32))
+        took = audio * self.speed / 10
+        told = {"seconds": took, "audio": audio, "first": took / 2, "first_audio": 0.5, "rate": 100}
+        return told | {"gapless": None if how.get("early") else took / 2, "chunks": 2}
+
+
+@pytest.fixture(autouse=True)
+def calm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(phases, "busy", lambda: 0.01)
+    monkeypatch.setattr(phases.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    monkeypatch.setattr(Fake, "pace", {})
+    monkeypatch.setattr(Fake, "said", [])
+    monkeypatch.setattr(Fake, "left", 10**9)
+
+    def scored(clips: Any, metrics: tuple[str, ...], store: Any) -> dict[str, list[float]]:
+        return {name: [1.0 + k / 10 for k in range(len(clips.texts))] for name in metrics}
+
+    monkeypatch.setattr(phases, "scored", scored)
+    yield
+
+
+def bench(work: Path, plan: phases.Plan = PLAN, arms: list[Arm] = ARMS) -> phases.Bench:
+    return phases.Bench(arms, work, plan, lambda message: None, Fake)
+
+
+def everything(work: Path) -> dict[str, dict[str, Any]]:
+    return {phase: bench(work).run(phase) for phase in phases.PHASES}
+
+
+# --- the process of an arm ---
+
+
+class Talker:
+    """A voice of three pieces of one second; making each takes what the clock says."""
+
+    rate = 10
+
+    def __init__(self, ticks: list[float]) -> None:
+        self.ticks, self.given = ticks, 0
+
+    def imports(self) -> str:
+        return "talker 1"
+
+    def load(self) -> None:
+        pass
+
+    def speak(self, text: str, seed: int, stream: bool, give: Callable[[Any], bool]) -> None:
+        if text == "bad":
+            raise RuntimeError("no such word")
+        for _ in range(0 if text == "mute" else 3):
+            self.given += 1
+            if not give(np.full(10, seed, np.float32)):
+                return
+
+
+def asked(voice: Talker, monkeypatch: pytest.MonkeyPatch, *lines: dict[str, Any]) -> list[dict[str, Any]]:
+    ticks = iter(voice.ticks)
+    monkeypatch.setattr(program.time, "perf_counter", lambda: next(ticks))
+    out = io.StringIO()
+    program.serve(voice, io.StringIO("".join(json.dumps(line) + "\n" for line in lines)), out)
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_a_speech_is_timed_to_its_first_piece_and_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The third piece is there at 3.5 s, when two seconds of audio were made: playing cannot begin before 1.5 s.
+    (told,) = asked(Talker([0, 0.5, 1.0, 3.5, 3.6]), monkeypatch, {"do": "speak", "text": "hi"})
+    assert told == {
+        "seconds": 3.6,
+        "audio": 3.0,
+        "first": 0.5,
+        "first_audio": 1.0,
+        "gapless": 1.5,
+        "chunks": 3,
+        "rate": 10,
+    }
+
+
+def test_early_stops_at_the_first_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    voice = Talker([0, 0.5, 0.6])
+    (told,) = asked(voice, monkeypatch, {"do": "speak", "text": "hi", "early": True})
+    assert voice.given == told["chunks"] == 1
+    assert told["gapless"] is None and told["audio"] == 1.0
+
+
+def test_a_clip_is_kept_where_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked(Talker([0.0] * 5), monkeypatch, {"do": "speak", "text": "hi", "seed": 7, "out": str(tmp_path / "a.npy")})
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.full(30, 7, np.float32))
+
+
+def test_a_fault_is_an_answer_and_the_next_line_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [{"do": "speak", "text": "bad"}, {"do": "speak", "text": "mute"}, {"do": "dance"}, {"do": "load"}]
+    told = asked(Talker([0.0, 0.0, 0.0, 1.0, 3.0, 6.0]), monkeypatch, *lines, {"do": "quit"}, {"do": "load"})
+    assert told[0] == {"error": "RuntimeError: no such word"}
+    assert "no audio for 'mute'" in told[1]["error"]
+    assert "'dance' is no command" in told[2]["error"]
+    assert told[3] == {"import_s": 2.0, "load_s": 3.0, "version": "talker 1"}
+    assert len(told) == 4  # nothing after quit
+
+
+def test_memory_is_what_this_process_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    (told,) = asked(Talker([]), monkeypatch, {"do": "memory"})
+    assert 0 < told["now_mb"] <= told["peak_mb"]
+
+
+ECHO = """
+import sys, json
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked["do"] == "quit": break
+    if asked["do"] == "die": sys.exit(9)
+    told = {"error": "cannot"} if asked["do"] == "fail" else {"heard": asked}
+    print(json.dumps(told), flush=True)
+"""
+
+
+def test_a_process_is_asked_and_its_end_is_told() -> None:
+    with Process(ARMS[0], [sys.executable, "-c", ECHO]) as process:
+        assert process.loaded == {"heard": {"do": "load"}}
+        assert process.ready > 0
+        assert process.speak("hé", rested=False, seed=2) == {"heard": {"do": "speak", "text": "hé", "seed": 2}}
+        with pytest.raises(ArmError, match="Vivace: fast @1: cannot"):
+            process.ask("fail")
+        with pytest.raises(ArmError, match=r"its process ended \(exit code 9\) at 'die'"):
+            process.ask("die")
+
+
+# --- rounds ---
+
+
+def test_every_arm_speaks_every_text_in_every_round_in_an_order_that_changes(tmp_path: Path) -> None:
+    found = bench(tmp_path).latency()
+    assert len(found["rounds"]) == PLAN.rounds
+    orders = set()
+    for r in found["rounds"]:
+        for text in texts.latency():
+            assert set(r[text]) == {arm.key for arm in ARMS}
+            orders.add(tuple(r[text]))
+    assert len(orders) > 6
+    seeds = {(text, how["seed"]) for _, text, how in Fake.said if text in texts.latency().values()}
+    assert len(seeds) == 3 * PLAN.rounds
+
+
+def test_an_interrupted_phase_goes_on_where_it_was(tmp_path: Path) -> None:
+    Fake.left = 4 * len(ARMS) + 2 * 3 * len(ARMS) + 5  # warm-up, two rounds, and a part of the third
+    with pytest.raises(KeyboardInterrupt):
+        bench(tmp_path).latency()
+    first = json.loads((tmp_path / "latency.json").read_text())["rounds"]
+    assert len(first) == 2
+    Fake.left = 10**9
+    Fake.said.clear()
+    again = bench(tmp_path).latency()["rounds"]
+    assert again[:2] == first and len(again) == PLAN.rounds
+    spoken = [text for _, text, _ in Fake.said if text in texts.latency().values()]
+    assert len(spoken) == 3 * len(ARMS) * (PLAN.rounds - 2)
+    Fake.said.clear()
+    assert bench(tmp_path).latency()["rounds"] == again
+    assert Fake.said == []
+
+
+def test_rounds_of_other_arms_are_not_gone_on_with(tmp_path: Path) -> None:
+    bench(tmp_path).latency()
+    told: list[str] = []
+    changed = [replace(ARMS[0], identity="new"), *ARMS[1:]]
+    Fake.pace = {ARMS[0].key: 3.0}
+    found = phases.Bench(changed, tmp_path, PLAN, told.append, Fake).latency()
+    assert "4 rounds of other arms" in told[0]
+    assert {r["short"][ARMS[0].key]["seconds"] for r in found["rounds"]} == {1.3 * 3.0 / 10}
+
+
+def test_more_rounds_are_added_to_those_on_disk(tmp_path: Path) -> None:
+    few = bench(tmp_path).latency()["rounds"]
+    more = bench(tmp_path, replace(PLAN, rounds=6)).latency()["rounds"]
+    assert more[:4] == few and len(more) == 6
+    assert bench(tmp_path).latency()["rounds"] == few
+
+
+def test_varied_sentences_are_spoken_once_and_never_to_warm_up(tmp_path: Path) -> None:
+    bench(tmp_path).varied()
+    for arm in ARMS:
+        said = [text for key, text, _ in Fake.said if key == arm.key]
+        assert len(said) == len(set(said)) == phases.WARM + PLAN.varied
+        assert len({len(text) for text in said}) > 3
+    assert not set(phases.varied_sentences(180)) & set(texts.calibration()[-phases.WARM :])
+
+
+def test_first_audio_is_streamed_and_later_rounds_stop_early(tmp_path: Path) -> None:
+    found = bench(tmp_path).ttfa()
+    assert all(how["stream"] for _, _, how in Fake.said)
+    assert [r["sentence"][ARMS[0].key]["gapless"] is None for r in found["rounds"]] == [False] * 3 + [True]
+
+
+@pytest.mark.parametrize("size", [300, 1000, 20_000])
+def test_a_paragraph_is_as_long_as_asked_and_begins_as_told(size: int) -> None:
+    text = phases.paragraph(size)
+    assert size - 300 < len(text) <= size
+    assert text.startswith(phases.first_sentence())
+
+
+def test_load_and_memory_take_fresh_processes_of_the_lean_arms(tmp_path: Path) -> None:
+    made: list[Fake] = []
+
+    def start(arm: Arm) -> Fake:
+        made.append(Fake(arm))
+        return made[-1]
+
+    each = phases.Bench(ARMS, tmp_path, PLAN, lambda message: None, start)  # type: ignore[arg-type]
+    loads = each.load()["rounds"]
+    lean = [arm.key for arm in ARMS if arm.threads < 2]
+    assert len(made) == len(lean) * (1 + PLAN.load_rounds)
+    assert all(process.closed for process in made)
+    assert sorted(loads[0]["load"]) == sorted(lean)
+    made.clear()
+    memory = each.memory()
+    assert len(made) == len(lean) * (PLAN.memory_rounds + 1)
+    assert memory["arms"][lean[0]]["long"][0]["peak_mb"] == 200.0
+
+
+def test_a_crew_speaks_every_text_once() -> None:
+    batch = texts.evaluation(20)
+    told = phases.feed([Fake(ARMS[0]), Fake(ARMS[0])], batch)  # type: ignore[list-item]
+    assert sorted(text for _, text, _ in Fake.said) == sorted(batch)
+    assert told["audio"] == pytest.approx(sum(len(text) for text in batch) / 10)
+
+
+def test_crews_fill_the_cores() -> None:
+    found = phases.crews([ARMS[2], ARMS[5]], 2)
+    assert {name: len(crew) for name, crew in found.items()} == {
+        "plain ORT, 2 processes": 2,
+        "piper-tts, own settings, 1 process": 1,
+        "piper-tts, own settings, 2 processes": 2,
+    }
+
+
+def test_clips_are_spoken_once_and_scored_by_arm(tmp_path: Path) -> None:
+    found = bench(tmp_path).quality()
+    assert "piper-tts, own settings @0" not in found["scores"]  # the sound of its one-thread arm
+    assert len(found["scores"]) == 5
+    Fake.said.clear()
+    next((tmp_path / "clips").rglob("1.npy")).unlink()
+    assert bench(tmp_path).quality() == found
+    assert len(Fake.said) == 1
+
+
+# --- figures ---
+
+
+def field() -> figures.Field:
+    return figures.Field(ARMS, 2)
+
+
+def test_who_is_stated_against_whom() -> None:
+    assert {title: arm.key for title, arm in field().yardsticks(1).items()} == {
+        "times plain ORT (1 thread)": "plain ORT @1",
+        "times piper-tts (1 thread)": "piper-tts, 1 thread (session replaced) @1",
+        "times piper-tts (own settings)": "piper-tts, own settings @0",
+    }
+    assert [arm.key for arm in field().yardsticks(2).values()] == ["plain ORT @2", "piper-tts, own settings @0"]
+    assert [a.key for a in field().rivals(ARMS[1])] == ["plain ORT @2", "piper-tts, own settings @0", "sherpa-onnx @2"]
+    assert "sherpa-onnx with small @1" not in {a.key for a in field().rivals(ARMS[0])}
+
+
+def test_ratios_say_how_many_times_faster(tmp_path: Path) -> None:
+    Fake.pace = {ARMS[0].key: 0.5, "sherpa-onnx with small @1": 0.8, "sherpa-onnx @1": 1.6}
+    found = bench(tmp_path).latency()
+    rows = {row["key"]: row for row in figures.latency(field(), found, list(texts.latency()))}
+    against = rows[ARMS[0].key]["times"]["times plain ORT (1 thread)"]
+    assert against["all"]["value"] == pytest.approx(2.0) == against["short"]["value"]
+    assert rows[ARMS[0].key]["rtf"]["long"] == pytest.approx(0.05)
+    (dropin,) = figures.dropins(field(), found, list(texts.latency()))
+    assert dropin["all"]["value"] == pytest.approx(2.0)
+
+
+def test_throughput_is_stated_against_the_best_peer_with_its_own_file() -> None:
+    def round_(**seconds: float) -> dict[str, Any]:
+        return {"throughput": {name: {"seconds": s, "audio": 10.0} for name, s in seconds.items()}}
+
+    found = {
+        "crews": {"v": ARMS[0].key, "ort": "plain ORT @1", "own": "piper-tts, own settings @0", "file": ARMS[8].key},
+        "rounds": [round_(v=1.0, ort=2.0, own=4.0, file=0.5)] * 3,
+    }
+    rows = {row["crew"]: row for row in figures.throughput(field(), found)}
+    assert {row["best_peer"] for row in rows.values()} == {"ort"}
+    assert rows["v"]["rate"]["value"] == 10.0
+    assert rows["v"]["times_best_peer"]["value"] == 2.0
+
+
+def verdicts(work: Path) -> list[dict[str, Any]]:
+    return figures.verdicts(field(), everything(work))
+
+
+def test_a_faster_peer_is_named_and_a_slower_one_is_not(tmp_path: Path) -> None:
+    Fake.pace = {"plain ORT @1": 0.5, "sherpa-onnx @1": 2.0}
+    rows = [r for r in verdicts(tmp_path) if r["arm"] == ARMS[0].key and "latency" in r["measure"]]
+    by_peer = {peer: {r["better"] for r in rows if r["peer"] == peer} for peer in {r["peer"] for r in rows}}
+    assert by_peer["plain ORT @1"] == {"peer"}
+    assert by_peer["sherpa-onnx @1"] == {"vivace"}
+    assert by_peer["piper-tts, 1 thread (session replaced) @1"] == {""}
+    assert {r["gain"]["value"] for r in rows if r["peer"] == "plain ORT @1"} == {2.0}
+
+
+def test_every_phase_is_compared(tmp_path: Path) -> None:
+    measures = {r["measure"].split(",")[0] for r in verdicts(tmp_path)}
+    assert measures == {"latency", "first audio", "gap-free start", "load", "peak memory", "throughput", "quality"}
+
+
+@pytest.mark.parametrize(("peer", "better"), [(0.5, "peer"), (0.995, ""), (1.0, ""), (2.0, "vivace")])
+def test_memory_that_was_taken_once_must_differ_clearly(tmp_path: Path, peer: float, better: str) -> None:
+    Fake.pace = {"plain ORT @1": peer}
+    rows = [r for r in verdicts(tmp_path) if r["measure"] == "peak memory, book" and r["peer"] == "plain ORT @1"]
+    assert [r["better"] for r in rows] == [better]
+
+
+@pytest.mark.parametrize(("metric", "shift", "better"), [("wer", 0.1, "vivace"), ("dnsmos", 0.1, "peer")])
+def test_quality_knows_which_way_is_better(tmp_path: Path, metric: str, shift: float, better: str) -> None:
+    results = everything(tmp_path)
+    said = results["quality"]["texts"]
+    scores = results["quality"]["scores"]
+    scores["sherpa-onnx @1"][metric] = [x + shift for x in scores["sherpa-onnx @1"][metric]]
+    rows = [r for r in figures.verdicts(field(), results) if r["measure"] == f"quality, {metric}"]
+    assert {r["better"] for r in rows if r["peer"] == "sherpa-onnx @1"} == {better}
+    assert {r["better"] for r in rows if r["peer"] == "plain ORT @1"} == {""}
+    assert len(said) == PLAN.sentences
+
+
+# --- the page, and the whole command ---
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
+    """Runs the command on fake arms; returns the page."""
+    monkeypatch.setattr(peers_cpu, "all_arms", lambda bundles, dropins, work: ARMS)
+    monkeypatch.setattr(peers_cpu, "Bench", partial(phases.Bench, start=Fake))
+    monkeypatch.setattr(peers_cpu, "PAGES", tmp_path / "docs")
+
+    def run(*words: str) -> str:
+        assert peers_cpu.main(["--quick", "--work", str(tmp_path / "work"), *words]) == 0
+        return (tmp_path / "work" / "peers_cpu.md").read_text(encoding="utf-8")
+
+    return run
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_page_holds_every_section_and_its_picture(command: Callable[..., str], tmp_path: Path) -> None:
+    text = command()
+    assert text.count("\n## ") == 10
+    assert (tmp_path / "work" / "peers_cpu.png").stat().st_size > 10_000
+    data = json.loads((tmp_path / "work" / "peers_cpu.json").read_text())
+    assert data["figures"]["latency"] and data["raw"]["varied"]["rounds"]
+    assert not (tmp_path / "docs").exists()  # what was only tried is no measurement
+
+
+def test_phases_that_were_not_run_are_left_out(command: Callable[..., str]) -> None:
+    text = command("--only", "latency")
+    assert "## Latency\n" in text and "## Memory" not in text
+    assert "## Memory" in (text := command("--only", "memory")) and "## Latency\n" in text
+
+
+def test_the_page_says_where_a_peer_is_better_from_figures(command: Callable[..., str]) -> None:
+    Fake.pace = {"sherpa-onnx @2": 0.25}
+    told = section(command("--only", "latency"), "Where a peer is better")
+    assert "9 comparisons: Vivace: fast, 1 thread is better in 0, a peer in 0, no clear difference in 9." in told
+    assert "9 comparisons: Vivace: fast, 2 threads is better in 0, a peer in 3, no clear difference in 6." in told
+    rows = [line for line in told.splitlines() if line.startswith("| latency")]
+    assert len(rows) == 3
+    assert rows[0] == "| latency, short text | sherpa-onnx, 2 threads | 32.5 ms | 130.0 ms | 4.00 |"
+
+
+def test_a_page_does_not_mix_arms(command: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    command("--only", "memory")
+    monkeypatch.setattr(peers_cpu, "all_arms", lambda *_: [replace(ARMS[0], identity="new"), *ARMS[1:]])
+    assert "## Memory" not in command("--only", "latency")
+
+
+def test_wrong_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, told in [
+        (["--only", "latency,speed"], "speed: the phases are latency, varied"),
+        (["--bundle", "x=/nowhere/at/all"], "must be NAME=PATH"),
+        (["--dropin", "file.onnx"], "must be NAME=PATH"),
+    ]:
+        with pytest.raises(SystemExit):
+            peers_cpu.main(words)
+        assert told in capsys.readouterr().err
+
+
+def test_intervals_are_written_as_they_are() -> None:
+    assert page.interval({"value": 1.234, "low": None, "high": None, "n": 1}, 1) == "1.2"
+    assert page.ms({"value": 0.0123, "low": 0.012, "high": 0.0131, "n": 5}) == "12.3 [12.0, 13.1]"
