@@ -6,7 +6,7 @@ so that listing and `--help` stay fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +23,9 @@ Progress = Callable[[str, float], None]  # what is being done, and how much of i
 class Model(Protocol):
     """An opened voice. `advance` and `render` see only rows, so that one scheduler serves every architecture."""
 
-    def encode(self, request: Request) -> list[Array]:
-        """The tokens of each utterance of the text, in order. Raises TextError if nothing can be spoken."""
+    def encode(self, request: Request) -> Iterable[Array]:
+        """The tokens of each utterance of the text, in order; best made as they are asked for, so that the first is
+        spoken before the last is read. Raises TextError, at the first one, if nothing can be spoken."""
         ...
 
     def advance(self, rows: Sequence[Row]) -> None:
@@ -36,8 +37,8 @@ class Model(Protocol):
         ...
 
     def render(self, rows: Sequence[Row]) -> list[Audio]:
-        """The next audio of each row (each is `speakable`): all of it, or the next `row.request.chunk_frames`
-        frames. Sets `row.rendered`. Chunks joined equal the whole."""
+        """The audio of the next `row.due` frames of each row (each is `speakable`). Sets `row.rendered`.
+        Chunks joined equal the whole."""
         ...
 
 
@@ -81,11 +82,14 @@ class Context:
     """What a pass is handed by the workflow, so that no pass imports the engine.
 
     `calibration(stage)` gives that stage's real inputs, one mapping for each calibration text.
+    `remember(key, compute)`, where given, keeps JSON values between applications to the same texts: a search applies
+    one pass many times.
     """
 
     calibration: Callable[[str], list[dict[str, Array]]]
     progress: Progress = lambda message, share: None
     threads: int = 1
+    remember: Callable[[str, Callable[[], Any]], Any] | None = None
 
 
 class Pass(Protocol):
@@ -109,9 +113,9 @@ class TextFrontEnd(Protocol):
 
     SUMMARY: str
 
-    def tokens(self, text: str, voice: Mapping[str, Any]) -> list[list[int]]:
-        """The token ids of each sentence. `voice` is the voice's own text settings (for Piper its JSON).
-        Raises TextError if nothing in the text can be spoken."""
+    def tokens(self, text: str, voice: Mapping[str, Any]) -> Iterable[list[int]]:
+        """The token ids of each sentence, best made as they are asked for. `voice` is the voice's own text settings
+        (for Piper its JSON). Raises TextError, at the first one, if nothing in the text can be spoken."""
         ...
 
 

@@ -6,8 +6,9 @@ applications with different methods may follow one another: what is quantized al
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +60,38 @@ def apply(bundle: Bundle, out: Path, settings: Settings, context: Context) -> Bu
         nodes = targets(model, settings)
         if not nodes:
             return f"stage {stage.name} has no {', '.join(settings.op_types)} with constant float weights that matches"
-        tensors = to_calibrate(model, nodes)
-        found = _calibration.ranges(
-            model,
-            tensors,
-            context.calibration(stage.name),
-            settings.method,
-            settings.percentile,
-            context.threads,
-            lambda share: context.progress(f"calibrating {stage.name}", share),
-        )
-        quantize(model, nodes, found, settings)
+        quantize(model, nodes, _ranges(stage.name, model, nodes, settings, context), settings)
         return None
 
     return _onnx.edit_stages(bundle, out, ("int8_static", VERSION), settings, edit)
+
+
+def _ranges(
+    stage: str, model: Any, nodes: list[str], settings: Settings, context: Context
+) -> dict[str, tuple[float, float]]:
+    """The ranges around the nodes; where results are remembered, of all that could be chosen, so that the next choice
+    finds its own."""
+    fresh = all(node.op_type != "QuantizeLinear" for node in model.graph.node)
+    if context.remember is not None and fresh:
+        nodes = targets(model, replace(settings, include=(), exclude=()))
+    tensors = to_calibrate(model, nodes)
+
+    def compute() -> dict[str, tuple[float, float]]:
+        return _calibration.ranges(
+            model,
+            tensors,
+            context.calibration(stage),
+            settings.method,
+            settings.percentile,
+            context.threads,
+            lambda share: context.progress(f"calibrating {stage}", share),
+        )
+
+    if context.remember is None:
+        return compute()
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    found = context.remember(f"ranges {digest} {settings.method} {settings.percentile} {tensors}", compute)
+    return {name: (low, high) for name, (low, high) in found.items()}
 
 
 def targets(model: Any, settings: Settings) -> list[str]:

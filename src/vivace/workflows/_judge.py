@@ -308,7 +308,7 @@ def finish(
     )
     run.plan.phase("writing the report", 5.0)
     written = final.bundle.derive(
-        out, None, lambda folder: _outcome.evidence(folder, report, variants), overwrite=overwrite
+        out, None, lambda folder: _outcome.evidence(folder, report, variants, recipe), overwrite=overwrite
     )
     if not keep_work:
         shutil.rmtree(run.work, ignore_errors=True)

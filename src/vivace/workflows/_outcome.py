@@ -14,7 +14,7 @@ from vivace.workflows import gate
 from vivace.workflows.benchmark import Timings, latency_rows, threads_words
 from vivace.workflows.clips import Clips, Scores
 from vivace.workflows.evaluate import summary, worst
-from vivace.workflows.recipe import Recipe
+from vivace.workflows.recipe import Recipe, to_toml
 
 SHOWN_CLIPS = 3  # texts whose audio goes into the report
 
@@ -38,22 +38,32 @@ def recipe_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def attribution(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each kept pass's own part of the gain: speed in logarithms (factors multiply), size in megabytes."""
+    """Each kept pass's own part of the gain, and the refused ones without any."""
     kept = [t for t in trials if t["kept"]]
-    factors = {id(t): t["speed"][-1]["ratio"]["value"] for t in kept}
-    saved = {id(t): t["size"]["parent_mb"] - t["size"]["child_mb"] for t in kept}
-    speed, size = sum(math.log(f) for f in factors.values()), sum(saved.values())
+    gains = [
+        (t["label"], t["speed"][-1]["ratio"]["value"], t["size"]["parent_mb"] - t["size"]["child_mb"]) for t in kept
+    ]
+    found = iter(shares(gains))
+    empty = dict.fromkeys(("speed_factor", "speed_share", "size_saved_mb", "size_share"))
+    return [
+        next(found) if t["kept"] else {"pass": t["label"], "kept": False, **empty, "note": "refused"} for t in trials
+    ]
+
+
+def shares(gains: list[tuple[str, float, float]]) -> list[dict[str, Any]]:
+    """(pass, times as fast, MB saved) as shares of the whole: speed in logarithms (factors multiply), size in MB."""
+    speed, size = sum(math.log(factor) for _, factor, _ in gains), sum(saved for _, _, saved in gains)
     return [
         {
-            "pass": t["label"],
-            "kept": t["kept"],
-            "speed_factor": factors[id(t)] if t["kept"] else None,
-            "speed_share": math.log(factors[id(t)]) / speed if t["kept"] and abs(speed) > 0.005 else None,
-            "size_saved_mb": saved[id(t)] if t["kept"] else None,
-            "size_share": saved[id(t)] / size if t["kept"] and abs(size) > 0.01 else None,
-            "note": "" if t["kept"] else "refused",
+            "pass": label,
+            "kept": True,
+            "speed_factor": factor,
+            "speed_share": math.log(factor) / speed if abs(speed) > 0.005 else None,
+            "size_saved_mb": saved,
+            "size_share": saved / size if abs(size) > 0.01 else None,
+            "note": "",
         }
-        for t in trials
+        for label, factor, saved in gains
     ]
 
 
@@ -117,7 +127,7 @@ def measurements(row: dict[str, Any]) -> tuple[Measurement, ...]:
     return tuple(found)
 
 
-def evidence(folder: Path, report: Report, variants: list[Variant]) -> None:
+def evidence(folder: Path, report: Report, variants: list[Variant], recipe: Recipe) -> None:
     import soundfile
 
     from vivace.workflows.report import write_report
@@ -127,4 +137,5 @@ def evidence(folder: Path, report: Report, variants: list[Variant]) -> None:
     for variant in variants:
         for k, audio in enumerate(variant.clips.audio[:SHOWN_CLIPS]):
             soundfile.write(target / "audio" / f"{variant.id}-{k}.flac", audio.samples, audio.rate, subtype="PCM_16")
+    (target / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
     write_report(report, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -25,11 +26,15 @@ class Entry:
     settings: Any
 
     @property
+    def changed(self) -> dict[str, Any]:
+        """The settings that are not at their default."""
+        default = asdict(type(self.settings)())
+        return {k: v for k, v in asdict(self.settings).items() if v != default[k]}
+
+    @property
     def label(self) -> str:
         """Short name for tables: the pass and the settings that are not at their default."""
-        default = asdict(type(self.settings)())
-        changed = {k: v for k, v in asdict(self.settings).items() if v != default[k]}
-        told = ", ".join(f"{k}={_short(v)}" for k, v in changed.items())
+        told = ", ".join(f"{k}={_short(v)}" for k, v in self.changed.items())
         return f"{self.name} ({told})" if told else self.name
 
 
@@ -92,6 +97,16 @@ def read(text: str, where: str) -> Recipe:
         parsed = parse(module.Settings, settings, f"recipe {where}, {name}")
         passes.append(Entry(str(name), _objective(entry.get("objective", objective), where), parsed))
     return Recipe(str(data.get("name", Path(where).stem)), str(data.get("summary", "")), objective, tuple(passes))
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as a file that `load` reads, settings at their default left out."""
+    lines = [f"{key} = {json.dumps(getattr(recipe, key))}" for key in ("name", "summary", "objective")]
+    for entry in recipe.passes:
+        lines += ["", "[[pass]]", f"name = {json.dumps(entry.name)}", f"objective = {json.dumps(entry.objective)}"]
+        lines += ["[pass.settings]"] * bool(entry.changed)
+        lines += [f"{key} = {json.dumps(value)}" for key, value in entry.changed.items()]
+    return "\n".join(lines) + "\n"
 
 
 def single(name: str, settings: dict[str, Any], objective: str = "speed") -> Recipe:
