@@ -49,12 +49,14 @@ class RuntimeOptions:
     """How a runtime may use this machine. `threads` 0 means: one for each core that the process may use.
 
     `workers` is how many threads may call `run` of one session at the same time, each with `threads` of its own.
+    `digest` is the SHA-256 of the stage's file where it is known: what a runtime may keep under it for the next load.
     """
 
     threads: int = 0
     workers: int = 1
     spin: bool = False
     trace: str = ""  # a folder for the runtime's own per-operator trace; empty: none
+    digest: str = ""
 
     def __post_init__(self) -> None:
         if self.threads < 0:

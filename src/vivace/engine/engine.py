@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -19,19 +19,20 @@ from vivace.core.bundle import Bundle
 from vivace.core.contracts import Model
 from vivace.core.errors import ModelError, TextError, UsageError, VivaceError
 from vivace.core.speech import Event, Reason, Request, Row
-from vivace.core.stage import RuntimeOptions, Session, Stage
+from vivace.core.stage import RuntimeOptions, Session
 from vivace.engine.scheduler import Scheduler
 from vivace.engine.sequence import Sequence
+from vivace.engine.sessions import Wrap, open_sessions
 
 log = logging.getLogger(__name__)
-Wrap = Callable[[Stage, Session], Session]
 
 
 class Engine:
     """A loaded bundle that speaks.
 
     `max_batch` rows move together; `wrap` may put something between the family and each stage's session
-    (a recorder, a stopwatch). Raises ModelError if a stage cannot be loaded.
+    (a recorder, a stopwatch). `sessions` are open ones, used as they are, that somebody else closes.
+    Raises ModelError if a stage cannot be loaded.
     """
 
     def __init__(
@@ -42,18 +43,15 @@ class Engine:
         max_batch: int = 1,
         wrap: Wrap = lambda stage, session: session,
         clock: Callable[[], float] = time.perf_counter,
+        sessions: Mapping[str, Session] | None = None,
     ) -> None:
         if max_batch < 1:
             raise UsageError(f"max_batch is {max_batch}; it must be at least 1")
         self.bundle = bundle
         self._clock = clock
-        self._sessions: dict[str, Session] = {}
+        self._own = open_sessions(bundle, options or RuntimeOptions(), wrap) if sessions is None else {}
         try:
-            for stage in bundle.stages:
-                runtime = registry.load("runtimes", stage.runtime)
-                session = runtime.open(stage, bundle.file(stage.file), options or RuntimeOptions())
-                self._sessions[stage.name] = wrap(stage, session)
-            self._model: Model = registry.load("families", bundle.family).open(bundle, self._sessions)
+            self._model: Model = registry.load("families", bundle.family).open(bundle, sessions or self._own)
         except BaseException:
             self.close()
             raise
@@ -68,9 +66,9 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        for session in self._sessions.values():
+        for session in self._own.values():
             session.close()
-        self._sessions = {}
+        self._own = {}
 
     @property
     def idle(self) -> bool:

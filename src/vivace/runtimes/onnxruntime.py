@@ -9,6 +9,7 @@ from typing import Any
 from vivace.core.errors import ModelError
 from vivace.core.machine import cores
 from vivace.core.stage import Array, RuntimeOptions, Stage, Tensors
+from vivace.runtimes import _prepared
 
 SUMMARY = "ONNX Runtime, CPU"
 FORMATS = ("onnx",)
@@ -58,20 +59,34 @@ def open(stage: Stage, path: Path, options: RuntimeOptions) -> OrtSession:
     """Raises ModelError for a file that ONNX Runtime cannot load."""
     import onnxruntime as ort
 
+    def settings() -> Any:
+        return _settings(stage, options)
+
+    session = _prepared.session(path, options.digest, settings)
+    try:
+        session = session or ort.InferenceSession(str(path), settings(), providers=_prepared.CPU)
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot load {path.name}: {_first_line(error)}") from error
+    return OrtSession(session, bool(options.trace))
+
+
+def _settings(stage: Stage, options: RuntimeOptions) -> Any:
+    import onnxruntime as ort
+
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads or cores()
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
     # A spinning thread pool steals the core from whatever runs beside it.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spin else "0")
+    # Planned reuse takes time quadratic in the operators of a graph, and gains nothing over the arena's.
+    settings.enable_mem_reuse = False
+    # A pattern is kept for every length of a text that ever came by, and each holds one block for the whole run.
+    settings.enable_mem_pattern = False
     if options.trace:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(options.trace) / stage.name)
-    try:
-        session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot load {path.name}: {_first_line(error)}") from error
-    return OrtSession(session, bool(options.trace))
+    return settings
 
 
 def _first_line(error: Exception) -> str:
