@@ -22,6 +22,7 @@ from vivace.workflows._probe import Found, Prober, placed
 from vivace.workflows._space import LAYOUTS, METHODS, NATIVE, Choice, Part, Way, entry, parts, ways
 from vivace.workflows.recipe import Entry
 
+EXACT = ("graph_cleanup", "relative_attention")  # passes that every candidate begins with
 PLANNED = 0.7  # share of the margin that a candidate may use: a few sentences tell less than the verdict's many
 FREE, HOPELESS = 0.1, 3.0  # shares of the margin between which another INT8 method is tried
 NEAR = 1.3  # ways up to this many times slower than the best of a stage stay in the search
@@ -101,11 +102,14 @@ class Explorer:
 
     def _built_layouts(self, stack: ExitStack) -> dict[str, Bundle]:
         """The bundle in every layout. Sets the passes that come before all."""
-        self._before: tuple[Entry, ...] = (entry("graph_cleanup", {}, self._kind),)
-        try:
-            found = {"": stack.enter_context(self._prober.built(self._before))}
-        except VivaceError:  # there is nothing to clean up in this model
-            self._before, found = (), {"": self._bundle}
+        self._before: tuple[Entry, ...] = ()
+        found = {"": self._bundle}
+        for name in EXACT:
+            try:
+                found[""] = stack.enter_context(self._prober.built((*self._before, entry(name, {}, self._kind))))
+            except VivaceError:  # there is nothing of the kind in this model
+                continue
+            self._before = (*self._before, entry(name, {}, self._kind))
         self._prober.keep(self._before, found[""])
         for layout, settings in LAYOUTS.items():
             self._say(f"building the {layout} layout")
