@@ -126,12 +126,22 @@ def test_say_reads_files_and_standard_input(voice: Path, tmp_path: Path, monkeyp
         (["say", "{v}", "one."], EXIT_USAGE, "where the speech should go"),
         (["say", "{v}", "-o", "a.wav"], EXIT_USAGE, "give the text"),
         (["say", "{v}", "one.", "-o", "a.xyz"], EXIT_USAGE, "must end in .wav"),
-        (["say", "{v}", "one.", "--voice", "eve", "-o", "a.wav"], EXIT_FAILURE, "unknown voice 'eve'"),
+        (["say", "{v}", "one.", "--voice", "eve", "-o", "a.wav"], EXIT_USAGE, "unknown voice 'eve'"),
         (["say", "{v}", "~~", "-o", "a.wav"], EXIT_FAILURE, "no letter or digit"),
         (["say", "{v}", "one.", "--speed", "0", "-o", "a.wav"], EXIT_USAGE, "speed is 0.0"),
         (["say", "{v}", "--file", "gone.txt", "-o", "a.wav"], EXIT_USAGE, "gone.txt cannot be read"),
-        (["say", "gone", "one.", "-o", "a.wav"], EXIT_FAILURE, "gone does not exist"),
-        (["info", "."], EXIT_FAILURE, "is no bundle"),
+        (["say", "gone", "one.", "-o", "a.wav"], EXIT_USAGE, "gone does not exist"),
+        (["import", "gone", "-o", "x"], EXIT_USAGE, "gone does not exist"),
+        (["export", "gone", "-o", "x"], EXIT_USAGE, "gone does not exist"),
+        (["evaluate", "gone"], EXIT_USAGE, "gone does not exist"),
+        (["evaluate", "{v}", "--reference", "gone"], EXIT_USAGE, "gone does not exist"),
+        (["evaluate", "{v}", "--texts", "0"], EXIT_USAGE, "--texts is 0; choose 1 to 120"),
+        (["benchmark", "{v}", "gone"], EXIT_USAGE, "gone does not exist"),
+        (["profile", "gone"], EXIT_USAGE, "gone does not exist"),
+        (["optimize", "gone", "-o", "x", "--recipe", "usual"], EXIT_USAGE, "gone does not exist"),
+        (["report", "gone"], EXIT_USAGE, "gone does not exist"),
+        (["info", "."], EXIT_USAGE, "is no bundle"),
+        (["info", "{v}/manifest.json"], EXIT_USAGE, "no family knows"),
         (["evaluate", "{v}", "--metrics", "cliping"], EXIT_USAGE, "did you mean 'clipping'"),
         (["benchmark", "{v}", "{v}"], EXIT_USAGE, "named twice"),
         (["benchmark", "{v}", "--rounds", "1"], EXIT_USAGE, "at least 3"),
@@ -140,10 +150,26 @@ def test_say_reads_files_and_standard_input(voice: Path, tmp_path: Path, monkeyp
         (["optimize", "{v}", "-o", "x", "--pass", "int8_dynamic", "--set", "a=1"], EXIT_USAGE, "unknown setting 'a'"),
         (["optimize", "{v}", "-o", "x", "--pass", "int8_dynamic", "--set", "a"], EXIT_USAGE, "not key=value"),
         (["optimize", "{v}", "-o", "x", "--recipe", "usual", "--set", "a=1"], EXIT_USAGE, "belong to --pass"),
-        (["optimize", "{v}", "-o", "x", "--recipe", "usual", "--texts", "many"], EXIT_USAGE, "must be int"),
+        (
+            ["optimize", "{v}", "-o", "x", "--recipe", "usual", "--texts", "many"],
+            EXIT_USAGE,
+            "--texts is 'many'; it must be int",
+        ),
+        (
+            ["optimize", "{v}", "-o", "x", "--recipe", "usual", "--texts", "0"],
+            EXIT_USAGE,
+            "--texts is 0; the gate needs",
+        ),
+        (
+            ["optimize", "{v}", "-o", "x", "--recipe", "usual", "--mos-margin", "nan"],
+            EXIT_USAGE,
+            "--mos-margin is 'nan'",
+        ),
+        (["optimize", "{v}", "-o", "x", "--recipe", "usual", "--mos-margin", "2"], EXIT_USAGE, "--mos-margin is 2.0"),
         (["profile", "{v}", "--batches", "x"], EXIT_USAGE, "--batches"),
         (["report", "{v}"], EXIT_USAGE, "holds no evidence"),
-        (["report", "gone.json"], EXIT_USAGE, "is no report"),
+        (["report", "gone.json"], EXIT_USAGE, "gone.json does not exist"),
+        (["report", "{v}/voice.json"], EXIT_USAGE, "is no report"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(
@@ -164,8 +190,8 @@ def test_errors_are_one_line_and_leave_nothing(
 
 
 def test_an_error_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    told = as_json(capsys, "info", "gone", code=EXIT_FAILURE)
-    assert told["exit_code"] == EXIT_FAILURE
+    told = as_json(capsys, "info", "gone", code=EXIT_USAGE)
+    assert told["exit_code"] == EXIT_USAGE
     assert "gone does not exist" in told["error"]
 
 
@@ -231,5 +257,26 @@ def test_optimize_and_report(voice: Path, tmp_path: Path, capsys: pytest.Capture
     assert cli.main(["report", str(tmp_path / "o")]) == EXIT_OK
     assert "int8_dynamic" in capsys.readouterr().out
     assert as_json(capsys, "report", str(tmp_path / "o"))["kind"] == "optimize"
-    assert as_json(capsys, "report", str(tmp_path / "o"), "-o", str(tmp_path / "r"))["files"]
+    written = as_json(capsys, "report", str(tmp_path / "o"), "-o", str(tmp_path / "r"))["files"]
+    assert {Path(file).name for file in written} == {"report.html", "report.md", "report.json", "audio"}
     assert (tmp_path / "r" / "audio").is_dir()
+    assert cli.main(["report", str(tmp_path / "o"), "-o", str(tmp_path / "r"), "--force"]) == EXIT_OK
+    assert f"plays the clips in {tmp_path / 'r' / 'audio'}: keep that folder" in capsys.readouterr().out
+
+
+def test_optimize_says_that_it_goes_on(
+    voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vivace.workflows import optimize as workflow
+
+    def interrupt(*_: object, **__: object) -> None:
+        workflow.work_folder(tmp_path / "o").mkdir(exist_ok=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workflow, "optimize", interrupt)
+    words = ["optimize", str(voice), "-o", str(tmp_path / "o"), "--recipe", "usual"]
+    told = []
+    for more in ([], [], ["-q"]):
+        assert cli.main([*words, *more]) == EXIT_INTERRUPTED
+        told.append("goes on where an earlier run stopped" in capsys.readouterr().err)
+    assert told == [False, True, False]

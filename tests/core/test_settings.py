@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vivace.core.errors import UsageError
@@ -86,6 +86,13 @@ def test_a_wrong_setting_is_a_sentence_with_its_owner(key: str, wrong: Any, word
     assert words in str(caught.value)
 
 
+def test_a_wrong_flag_is_named_as_it_was_typed() -> None:
+    with pytest.raises(UsageError, match="optimize: --percentile is 'nan'; it must be float and finite"):
+        parse(Example, {"percentile": "nan"}, "optimize", flags=True)
+    with pytest.raises(UsageError, match="optimize: --method is 'mean'; choose from"):
+        parse(Example, {"method": "mean"}, "optimize", flags=True)
+
+
 @dataclass(frozen=True)
 class Empty:
     pass
@@ -104,6 +111,7 @@ json_values = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first text draws load tables
 @given(st.dictionaries(st.sampled_from([o.name for o in describe(Example)]), json_values, max_size=3))
 def test_any_values_give_settings_or_a_usage_error(values: dict[str, Any]) -> None:
     try:

@@ -91,3 +91,10 @@ def test_the_librarys_advice_is_not_repeated(small, tmp_path, context, caplog):
         # The same call without us warns, also afterwards: the filter is gone.
         quantize_dynamic(small.file("stages/text.onnx"), tmp_path / "usual.onnx")
         assert caplog.records
+
+
+def test_the_library_sets_no_logging_up(small, tmp_path, context, monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    quantized(small, tmp_path / "child", context)
+    assert logging.root.handlers == []
+    assert capsys.readouterr().err == ""

@@ -100,8 +100,8 @@ def quality(metric, unit, better, parent, difference, half, margin, ok):
         "metric": metric,
         "unit": unit,
         "better": better,
-        "parent": interval(parent, 0.06 if unit == "MOS" else 0.018),
-        "child": interval(parent + difference, 0.06 if unit == "MOS" else 0.018),
+        "parent": interval(parent, 0.06 if unit == "predicted MOS" else 0.018),
+        "child": interval(parent + difference, 0.06 if unit == "predicted MOS" else 0.018),
         "difference": interval(difference, half),
         "margin": margin,
         "rule": "reported only" if margin is None else "a rule in words",
@@ -126,8 +126,8 @@ def trial(name, label, parent, child, kept, reasons, speed, sizes, mos, settings
         ],
         "size": {"parent_mb": sizes[0], "child_mb": sizes[1], "ok": sizes[1] <= sizes[0]},
         "quality": [
-            quality("predicted_mos", "MOS", "up", 4.21, mos, 0.031, 0.2105, mos > -0.17),
-            quality("dnsmos", "MOS", "up", 3.31, mos * 0.6, 0.04, None, None),
+            quality("predicted_mos", "predicted MOS", "up", 4.21, mos, 0.031, 0.2105, mos > -0.17),
+            quality("dnsmos", "predicted MOS", "up", 3.31, mos * 0.6, 0.04, None, None),
             quality("wer", "", "down", 0.05, -0.004 if mos > -0.2 else 0.009, 0.008, 0.01, mos > -0.2),
             quality("mel_cepstral_distance", "dB", "down", 0.0, 1.9, 0.1, None, None),
             quality("clipping", "share", "down", 0.0, 0.00004, 0.00002, 0.001, True),
@@ -177,7 +177,12 @@ def report():
         "variants": variants,
         "trials": trials,
         "noise_floor": [
-            {"metric": "predicted_mos", "difference": interval(0.012, 0.028), "unit": "MOS", "margin": 0.2105},
+            {
+                "metric": "predicted_mos",
+                "difference": interval(0.012, 0.028),
+                "unit": "predicted MOS",
+                "margin": 0.2105,
+            },
             {"metric": "wer", "difference": interval(-0.002, 0.006), "unit": "", "margin": 0.01},
         ],
         "sensitivity": [
@@ -205,7 +210,7 @@ def report():
         (
             Measurement("size", 21.5, "MB", "down"),
             Measurement("speedup", 1.74, "x", "up", 15, 1.70, 1.78, "medium text, 1 thread"),
-            Measurement("predicted_mos", 4.16, "MOS", "up", 100, 4.10, 4.22, "100 sentences"),
+            Measurement("predicted_mos", 4.16, "predicted MOS", "up", 100, 4.10, 4.22, "100 sentences"),
         ),
         bundles={"parent": "a" * 64, "child": "b" * 64},
         machine={
@@ -230,7 +235,7 @@ def damage(name, seen, missed, mos, wer):
         "seen_by": seen,
         "missed_by": missed,
         "quality": [
-            quality("predicted_mos", "MOS", "up", 4.21, mos, 0.04, 0.2105, "predicted_mos" not in seen),
+            quality("predicted_mos", "predicted MOS", "up", 4.21, mos, 0.04, 0.2105, "predicted_mos" not in seen),
             quality("wer", "", "down", 0.05, wer, 0.01, 0.01, "wer" not in seen),
         ],
     }

@@ -51,7 +51,8 @@ def test_bounds_say_their_unit_once_and_nothing_without_an_end():
 @pytest.mark.parametrize(
     ("metric", "unit", "score", "change"),
     [
-        ("predicted_mos", "MOS", "0.12", "+0.123"),
+        ("predicted_mos", "predicted MOS", "0.12", "+0.123"),
+        ("predicted_mos", "MOS", "0.12", "+0.123"),  # as older reports have it
         ("wer", "", "12.3%", "+12.3 points"),
         ("wer", "%", "0.1%", "+0.1 points"),
         ("clipping", "share", "12.30%", "+12.30 points"),
@@ -68,8 +69,8 @@ def test_scales(metric, unit, score, change):
 
 def test_titles_carry_the_unit_but_never_an_unexplained_score():
     assert tables.scale("hiss", "dB").title == "Hiss, dB"
-    assert tables.scale("predicted_mos", "MOS").title == "Predicted MOS (DistillMOS)"
-    assert tables.scale("dnsmos", "MOS").title == "Predicted MOS, second predictor (DNSMOS)"
+    assert tables.scale("predicted_mos", "predicted MOS").title == "Predicted MOS (DistillMOS)"
+    assert tables.scale("dnsmos", "predicted MOS").title == "Predicted MOS, second predictor (DNSMOS)"
 
 
 def test_ranked_puts_the_voice_first_and_keeps_the_rest_in_order():

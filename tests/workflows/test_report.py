@@ -326,7 +326,10 @@ def test_an_evaluation_shows_every_text():
     texts = ["<i>one</i>", "two | three"]
     report = Report(
         "evaluate",
-        (Measurement("predicted_mos", 4.2, "MOS", "up", 2, 4.0, 4.4, "2 sentences"), Measurement("pace", 2.0, "s")),
+        (
+            Measurement("predicted_mos", 4.2, "predicted MOS", "up", 2, 4.0, 4.4, "2 sentences"),
+            Measurement("pace", 2.0, "s"),
+        ),
         bundles={"bundle": "a" * 64},
         details={
             "texts": texts,

@@ -9,7 +9,7 @@ import pytest
 
 import vivace
 from vivace.core.bundle import Bundle
-from vivace.core.errors import BundleError, ModelError, UsageError
+from vivace.core.errors import BundleError, UsageError
 from vivace.workflows import benchmark
 from vivace.workflows.benchmark import Timings, measure
 
@@ -25,13 +25,22 @@ def test_every_python_verb_is_there() -> None:
 
 def test_import_says_what_families_want(tmp_path: Path) -> None:
     (tmp_path / "song.txt").write_text("la", encoding="utf-8")
-    with pytest.raises(ModelError, match="Piper VITS voice"):
+    with pytest.raises(UsageError, match="Piper VITS voice"):
         vivace.import_model(tmp_path / "song.txt", tmp_path / "out")
-    with pytest.raises(ModelError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         vivace.import_model(tmp_path / "nothing", tmp_path / "out")
     with pytest.raises(UsageError, match="unknown family"):
         vivace.import_model(tmp_path / "song.txt", tmp_path / "out", family="pipper")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_import_of_a_piper_model_alone_says_that_its_json_is_missing(tmp_path: Path, folder: bool) -> None:
+    (tmp_path / "ann.onnx").write_bytes(b"model")
+    with pytest.raises(UsageError) as error:
+        vivace.import_model(tmp_path if folder else tmp_path / "ann.onnx", tmp_path / "out")
+    assert str(error.value).startswith("ann.onnx.json is not beside ")
+    assert "Families" not in str(error.value)
 
 
 def test_synthesize_is_seeded(toy: Bundle) -> None:

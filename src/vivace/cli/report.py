@@ -20,6 +20,7 @@ figures it holds. Also turns a JSON report of evaluate, benchmark or profile int
   vivace report small -o report
   vivace report evaluation.json -o report
 """
+AUDIO = "audio"  # the folder of a report's clips
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from vivace.workflows.report import render_markdown, write_report
 
     source: Path = args.source
+    if not source.exists():
+        raise UsageError(f"{source} does not exist; give an optimized bundle, or a report as JSON")
     if (source / MANIFEST).exists():
         open_bundle(source)
         source = source / EVIDENCE / "report.json"
@@ -45,14 +48,18 @@ def run(args: argparse.Namespace) -> int:
         if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / "report.json").exists():
             raise UsageError(f"{args.out} holds no report and is not replaced; choose another folder")
         with atomic_folder(args.out, overwrite=args.force) as folder:
-            if (source.parent / "audio").is_dir():
-                shutil.copytree(source.parent / "audio", folder / "audio")
-            names = [file.name for file in write_report(report, folder)]
+            names = []
+            if (source.parent / AUDIO).is_dir():
+                shutil.copytree(source.parent / AUDIO, folder / AUDIO)
+                names.append(AUDIO)
+            names = [file.name for file in write_report(report, folder)] + names
         files = [args.out / name for name in names]
         if args.json:
             print_json({"files": files})
         else:
             print("\n".join(map(str, files)))
+            if AUDIO in names:
+                print(f"The report plays the clips in {args.out / AUDIO}: keep that folder beside it.")
     elif args.json:
         print_json(asdict(report))
     elif report.kind == "optimize":

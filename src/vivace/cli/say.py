@@ -67,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
         max_seconds=args.max_seconds,
     )
     bundle = find_bundle(args.model)
+    known = bundle.voices or (bundle.name,)
+    if args.voice and args.voice not in (*known, bundle.name):
+        raise UsageError(f"unknown voice {args.voice!r}; known: {', '.join(known)}")
     with Engine(bundle, RuntimeOptions(threads=args.threads)) as engine:
         begun = time.perf_counter()
         pieces = _pieces(engine, request)

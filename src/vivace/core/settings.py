@@ -43,8 +43,9 @@ def describe(settings: type[Any]) -> list[Option]:
     ]
 
 
-def parse(settings: type[T], values: Mapping[str, Any], owner: str) -> T:
-    """Settings from plain values (TOML, JSON or `key=value` text); `owner` names the pass in error messages."""
+def parse(settings: type[T], values: Mapping[str, Any], owner: str, *, flags: bool = False) -> T:
+    """Settings from plain values (TOML, JSON or `key=value` text); `owner` names the pass in error messages, which
+    speak of settings, or with `flags` of command-line flags."""
     types = typing.get_type_hints(settings)
     known = {f.name: f for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
     parsed = {}
@@ -53,12 +54,18 @@ def parse(settings: type[T], values: Mapping[str, Any], owner: str) -> T:
             near = get_close_matches(key, list(known), 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
             raise UsageError(f"{owner}: unknown setting {key!r}; {hint}")
-        parsed[key] = _convert(value, types[key], f"{owner}: setting {key!r}")
+        where = f"{owner}: {flag(key)}" if flags else f"{owner}: setting {key!r}"
+        parsed[key] = _convert(value, types[key], where)
         choices = known[key].metadata.get("choices", ())
         wrong = [v for v in _as_tuple(parsed[key]) if choices and v not in choices]
         if wrong:
-            raise UsageError(f"{owner}: setting {key!r} is {wrong[0]!r}; choose from {', '.join(choices)}")
+            raise UsageError(f"{where} is {wrong[0]!r}; choose from {', '.join(choices)}")
     return settings(**parsed)
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a setting."""
+    return "--" + name.replace("_", "-")
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
@@ -80,7 +87,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             raise ValueError
         return converted
     except (ValueError, KeyError, TypeError, OverflowError):
-        raise UsageError(f"{where} is {value!r}; it must be {_name(kind)}") from None
+        finite = " and finite" if kind is float else ""
+        raise UsageError(f"{where} is {value!r}; it must be {_name(kind)}{finite}") from None
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -37,6 +37,14 @@ def recognise(path: Path) -> bool:
     return True
 
 
+def lacks(path: Path) -> str:
+    """What stands between `path` and a Piper voice, if it is the JSON that belongs beside a model; else empty."""
+    models = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
+    if len(models) != 1 or models[0].suffix != ".onnx" or recognise(models[0]):
+        return ""
+    return f"{models[0].name}.json is not beside {models[0]}; a Piper voice needs both files"
+
+
 def _files(path: Path) -> tuple[Path, Path]:
     """The model and its JSON. Raises ModelError if they are not both there."""
     path = Path(path)

@@ -21,7 +21,7 @@ from vivace.metrics._neural import RATE, once, open_session, speech
 
 SUMMARY = "predicted overall quality, background noise included (DNSMOS P.835 OVRL, 1 to 5)"
 NEEDS: frozenset[str] = frozenset()
-UNIT = "MOS"
+UNIT = "predicted MOS"
 BETTER = "up"
 
 MINIMUM = 0.25  # seconds

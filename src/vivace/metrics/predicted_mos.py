@@ -15,7 +15,7 @@ from vivace.metrics._neural import DATA, session, speech
 
 SUMMARY = "predicted mean opinion score of speech quality (DistillMOS, 1 to 5)"
 NEEDS: frozenset[str] = frozenset()
-UNIT = "MOS"
+UNIT = "predicted MOS"
 BETTER = "up"
 
 MINIMUM = 0.25  # seconds

@@ -102,12 +102,15 @@ def _integers(model: Any) -> int:
 def _without_advice() -> Iterator[None]:
     """The library warns on the root logger, for every tensor of whole numbers: that is not our user's matter."""
     root = logging.getLogger()
+    silent = logging.NullHandler()  # without any handler, `logging.warning` would set one up for the whole program
 
     def keep(record: logging.LogRecord) -> bool:
         return "onnxruntime" not in Path(record.pathname).parts
 
     root.addFilter(keep)
+    root.addHandler(silent)
     try:
         yield
     finally:
         root.removeFilter(keep)
+        root.removeHandler(silent)

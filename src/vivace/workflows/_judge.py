@@ -120,10 +120,15 @@ def prepare(
     trust = (SPEAK_COST + SCORE_COST * (1 + len(gate.DAMAGES))) * damaged
     each = APPLY_COST + judged + 3 * ROUND_COST * settings.rounds
     plan = Plan(progress, judged + trust + each * steps + 5.0 + before)
-    work = out.with_name(f".{out.name}.work")
+    work = work_folder(out)
     return Run(
         settings, names, sentences, latency or texts.latency(), calibration_texts, work, store or Store(work), plan
     )
+
+
+def work_folder(out: Path) -> Path:
+    """Where a run into `out` keeps its work until the end. If it is there before, the run goes on with it."""
+    return out.with_name(f".{out.name}.work")
 
 
 def original(run: Run, bundle: Bundle) -> Variant:

@@ -130,7 +130,7 @@ def details(found: Json) -> tuple[Table, ...]:
 
 def _by_text(texts: list[str], scores: Mapping[str, list[float]]) -> Table:
     names = [name for name in scores if len(scores[name]) == len(texts)]
-    how = {name: scale(name, "MOS" if "mos" in name else "") for name in names}
+    how = {name: scale(name, "predicted MOS" if "mos" in name else "") for name in names}
     rows = [
         (Cell(text), *(Cell(how[m].score(scores[m][k]), order=scores[m][k]) for m in names))
         for k, text in enumerate(texts[:MAX_ROWS])

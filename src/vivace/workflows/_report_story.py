@@ -78,7 +78,7 @@ class Story:
         return "kept" if variant.get("kept") else "refused"
 
     def scale(self, metric: str) -> Scale:
-        default = ("MOS", "up") if metric in ("predicted_mos", "dnsmos", "plcmos") else ("", "none")
+        default = ("predicted MOS", "up") if metric in ("predicted_mos", "dnsmos", "plcmos") else ("", "none")
         return scale(metric, *self._known.get(metric, default))
 
     def margin(self, metric: str) -> float | None:

@@ -154,7 +154,7 @@ _ORDER = ("predicted_mos", "dnsmos", "plcmos", "wer", "cer", "speaker_similarity
 
 def scale(metric: str, unit: str = "", better: str = "none") -> Scale:
     """The way to write a metric's values; error rates and shares are written as percentages."""
-    if unit == "MOS":
+    if unit in ("predicted MOS", "MOS"):  # older reports say "MOS"
         return Scale(label(metric), "", better, 2)
     if metric in _FRACTIONS:
         return Scale(label(metric), "%", better, 1, 1.0 if unit == "%" else 100.0)

@@ -15,13 +15,16 @@ import numpy as np
 from vivace.core import registry
 from vivace.core.audio import Audio
 from vivace.core.errors import UsageError
-from vivace.core.settings import option
+from vivace.core.settings import flag, option
 from vivace.workflows import stats
 from vivace.workflows.benchmark import Timings, plain, threads_words
 from vivace.workflows.clips import Clips, Scores
 from vivace.workflows.evaluate import difference, mean
 
 Quality = dict[str, Any]
+
+
+LEAST = {"texts": 2, "rounds": 3, "threads": 1, "damage_texts": 2}
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,10 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("mos_margin", "duration_margin", "harmed_share", "slower_margin"):
             if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it is a share, from 0 to below 1")
-        if self.texts < 2 or self.rounds < 3 or self.threads < 1 or self.damage_texts < 2:
-            raise UsageError("the gate needs at least 2 texts, 3 rounds, 1 thread and 2 damage texts")
+                raise UsageError(f"{flag(name)} is {getattr(self, name)}; it is a share, from 0 to below 1")
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{flag(name)} is {getattr(self, name)}; the gate needs at least {least}")
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,33 @@ from pathlib import Path
 
 from vivace.core import registry
 from vivace.core.bundle import MANIFEST, Bundle
-from vivace.core.errors import ModelError
+from vivace.core.errors import UsageError
 
 
 def import_model(source: Path, out: Path, *, family: str = "", overwrite: bool = False) -> Bundle:
     """Imports `source` with the family that recognises it, or with the one that is named.
 
-    Raises ModelError if the path is missing, no family takes it, or the model is not what it claims to be.
+    Raises UsageError if the path is missing or no family takes it, ModelError if the model is not what it claims
+    to be.
     """
     source = Path(source)
     if not source.exists():
-        raise ModelError(f"{source} does not exist")
+        raise UsageError(f"{source} does not exist")
     if (source / MANIFEST).exists():
-        raise ModelError(f"{source} is a bundle already; use it as it is")
+        raise UsageError(f"{source} is a bundle already; use it as it is")
     names = [family] if family else registry.names("families")
     for name in names:
         module = registry.load("families", name)
         if family or module.recognise(source):
             bundle: Bundle = module.import_(source, Path(out), overwrite=overwrite)
             return bundle
+    lacking = [getattr(registry.load("families", name), "lacks", _nothing)(source) for name in names]
+    if any(lacking):
+        raise UsageError("; ".join(filter(None, lacking)))
     wants = "; ".join(f"{name}: {registry.load('families', name).SUMMARY}" for name in names)
-    raise ModelError(f"no family knows {source}. Families are {wants}")
+    raise UsageError(f"no family knows {source}. Families are {wants}")
+
+
+def _nothing(_: Path) -> str:
+    """What a family says that has no `lacks`."""
+    return ""

@@ -8,11 +8,11 @@ from pathlib import Path
 from vivace.core.bundle import Bundle
 from vivace.core.contracts import Progress
 from vivace.workflows import _judge, gate
-from vivace.workflows._judge import Result
+from vivace.workflows._judge import Result, work_folder
 from vivace.workflows.clips import Store
 from vivace.workflows.recipe import Recipe
 
-__all__ = ["Result", "optimize"]
+__all__ = ["Result", "optimize", "work_folder"]
 
 
 def optimize(

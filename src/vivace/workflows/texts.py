@@ -48,5 +48,5 @@ def _first(name: str, n: int | None) -> list[str]:
     if n is None:
         return texts
     if not 1 <= n <= len(texts):
-        raise UsageError(f"{n} {name} sentences were asked for; choose 1 to {len(texts)}, or give a file of your own")
+        raise UsageError(f"--texts is {n}; choose 1 to {len(texts)} {name} sentences, or give a file of your own")
     return texts[:n]
