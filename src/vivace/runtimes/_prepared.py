@@ -75,7 +75,7 @@ def _make(path: Path, folder: Path, settings: Any) -> None:
         if not _sound(folder):  # another process may have been first
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
-    _prune(folder.parent, keep=folder)
+    prune(folder.parent, keep=folder)
 
 
 def _sound(folder: Path) -> bool:
@@ -86,7 +86,7 @@ def _sound(folder: Path) -> bool:
         return False
 
 
-def _prune(cache: Path, keep: Path) -> None:
+def prune(cache: Path, keep: Path) -> None:
     """Removes the entries that were not used for longest until the rest fits."""
     with suppress(OSError):  # somebody else prunes
         entries = sorted((entry for entry in cache.iterdir() if entry != keep), key=lambda entry: entry.stat().st_mtime)

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 from vivace.core import machine
 from vivace.core.errors import MissingDependency, ModelError
 from vivace.core.stage import Array, RuntimeOptions, Stage, Tensors
+from vivace.runtimes import _prepared
 
 SUMMARY = "OpenVINO, x86 CPU, fp32 or bf16"
 FORMATS = ("onnx",)
@@ -66,22 +69,39 @@ def open(stage: Stage, path: Path, options: RuntimeOptions) -> OpenVinoSession:
         "ENABLE_CPU_PINNING": False,
     }
     core = _core()
+    kept = _kept(options.digest)
+    if kept:
+        settings["CACHE_DIR"] = str(kept)
     try:
         return OpenVinoSession(core.compile_model(str(path), "CPU", settings))
     except Exception as error:
         raise ModelError(f"OpenVINO cannot load {path.name}: {_last_line(error)}") from error
+    finally:
+        if kept:
+            _prepared.prune(kept.parent, keep=kept)
+
+
+def _kept(digest: str) -> Path | None:
+    """Where the compiled stage with this SHA-256 is kept for the next load. OpenVINO tells files apart by path, size
+    and seconds only, so that each content needs a folder of its own. None without a digest, or a folder to write in."""
+    if not digest:
+        return None
+    folder = machine.cache_folder() / "openvino" / digest[:32]
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        return folder
+    return None
 
 
 @cache
 def _core() -> Any:
-    """One for the process, with a cache of compiled models on disk."""
+    """One for the process."""
     try:
         import openvino
     except ImportError:
         raise MissingDependency("openvino", "openvino") from None
-    core = openvino.Core()
-    core.set_property({"CACHE_DIR": str(machine.cache_folder() / "openvino")})
-    return core
+    return openvino.Core()
 
 
 def _last_line(error: Exception) -> str:
