@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ class Arm:
     margin: float = 0.025
     hidden: str = ""
     words: str = ""
-    store: str = field(default="store")
 
 
 ARMS = {
@@ -92,7 +91,7 @@ def run(name: str, work: Path) -> None:
         work / name,
         search.Settings(arm.objective, arm.minutes),
         gate.Settings(mos_margin=arm.margin),
-        store=Store(work / arm.store),
+        store=Store(work / "store"),
         command=f"vivace optimize sample -o {name} --search --objective {arm.objective} --minutes {arm.minutes:g} "
         f"--mos-margin {arm.margin:g}",
         progress=_tell,
