@@ -82,6 +82,21 @@ def test_digest_follows_meaning(tmp_path: Path, made: Bundle, change: dict[str, 
     assert write_bundle(tmp_path / "b", replace(SAMPLE, **change), fill).digest != made.digest
 
 
+def test_a_bundle_from_before_stages_had_options_keeps_its_digest(made: Bundle) -> None:
+    """As it was computed then: a manifest of that time opens, and is the same voice."""
+    assert made.digest == "7249ca201bc02ab2fc4c11e8702a89d5448c89049363709f9c843157330bff59"
+    assert "options" not in (made.path / "manifest.json").read_text(encoding="utf-8")
+    assert open_bundle(made.path).stages[0].options == {}
+
+
+def test_options_of_a_stage_are_part_of_its_meaning(tmp_path: Path, made: Bundle) -> None:
+    stages = (replace(STAGES[0], options={"precision": "bf16"}), STAGES[1])
+    child = made.derive(tmp_path / "child", None, stages=stages)
+    assert child.digest != made.digest
+    assert open_bundle(child.path).stages == stages
+    assert child.derive(tmp_path / "back", None, stages=STAGES).digest == made.digest
+
+
 def test_digest_follows_file_contents(tmp_path: Path, made: Bundle) -> None:
     def changed(folder: Path) -> None:
         fill(folder)

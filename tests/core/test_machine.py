@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd i8mm\n"
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> None:
+def fresh() -> Iterator[None]:
+    machine.describe.cache_clear()
+    yield
     machine.describe.cache_clear()
 
 
@@ -38,6 +41,22 @@ def test_reads_an_x86_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts["cpu"] == "Imaginary CPU 9000"
     assert facts["flags"] == ["avx2", "avx512f", "avx512_vnni"]
     assert facts["memory_gb"] == 24.0
+
+
+@pytest.mark.parametrize(
+    ("hidden", "left"),
+    [
+        ("", ["avx2", "avx512f", "avx512_vnni"]),
+        ("avx512_vnni", ["avx2", "avx512f"]),
+        ("avx512f,avx2,nonsense", ["avx512_vnni"]),
+        ("avx512_vnni, avx2", ["avx512f"]),
+        ("avx512", ["avx2", "avx512f", "avx512_vnni"]),  # whole names only
+    ],
+)
+def test_flags_can_be_hidden(monkeypatch: pytest.MonkeyPatch, hidden: str, left: list[str]) -> None:
+    given_files(monkeypatch, {"/proc/cpuinfo": CPUINFO})
+    monkeypatch.setenv(machine.HIDE, hidden)
+    assert machine.describe()["flags"] == left
 
 
 def test_reads_an_arm_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

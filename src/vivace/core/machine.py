@@ -46,7 +46,7 @@ def describe() -> dict[str, Any]:
     model = re.search(r"^model name\s*:\s*(.+)$", info, re.M)
     features = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.M)
     flags = set(features[1].split()) if features else set()
-    hidden = os.environ.get(HIDE, "").split(",")
+    hidden = {name.strip() for name in os.environ.get(HIDE, "").split(",")}
     memory = re.search(r"^MemTotal:\s*(\d+)", _read("/proc/meminfo"), re.M)
     return {
         "cpu": model[1] if model else platform.processor() or platform.machine(),

@@ -101,12 +101,17 @@ def read(text: str, where: str) -> Recipe:
 
 def to_toml(recipe: Recipe) -> str:
     """The recipe as a file that `load` reads, settings at their default left out."""
-    lines = [f"{key} = {json.dumps(getattr(recipe, key))}" for key in ("name", "summary", "objective")]
+    lines = [f"{key} = {_toml(getattr(recipe, key))}" for key in ("name", "summary", "objective")]
     for entry in recipe.passes:
-        lines += ["", "[[pass]]", f"name = {json.dumps(entry.name)}", f"objective = {json.dumps(entry.objective)}"]
+        lines += ["", "[[pass]]", f"name = {_toml(entry.name)}", f"objective = {_toml(entry.objective)}"]
         lines += ["[pass.settings]"] * bool(entry.changed)
-        lines += [f"{key} = {json.dumps(value)}" for key, value in entry.changed.items()]
+        lines += [f"{key} = {_toml(value)}" for key, value in entry.changed.items()]
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """JSON is TOML, but for characters beyond 16 bits, which TOML does not write as two, and for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def single(name: str, settings: dict[str, Any], objective: str = "speed") -> Recipe:
