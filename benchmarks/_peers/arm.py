@@ -3,7 +3,6 @@
     {"do": "load"}                                    -> import_s, load_s, version
     {"do": "speak", "text": ..., "seed": 1,
      "stream": false, "early": false, "out": null}    -> seconds, audio, first, first_audio, gapless, chunks, rate
-    {"do": "many", "texts": [...]}                    -> seconds, audio (kinds that have workers of their own)
     {"do": "memory"}                                  -> now_mb, peak_mb
     {"do": "quit"}
 
@@ -199,10 +198,6 @@ def answer(voice: Any, asked: dict[str, Any]) -> dict[str, Any]:
             }
         case "speak":
             return speak(voice, asked)
-        case "many":
-            begun = time.perf_counter()
-            samples = voice.many(asked["texts"])
-            return {"seconds": time.perf_counter() - begun, "audio": samples / voice.rate}
         case "memory":
             return {"now_mb": resident("VmRSS"), "peak_mb": resident("VmHWM")}
         case unknown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -41,9 +42,12 @@ class ArmError(RuntimeError):
 
 
 class Process:
-    """An arm that runs. `ready` is the seconds from its start to being loaded, Python's own start included."""
+    """An arm that runs. `ready` is the seconds from its start to being loaded, Python's own start included.
 
-    def __init__(self, arm: Arm, command: list[str] | None = None) -> None:
+    `cache` is a folder in place of the user's own for what Vivace keeps from one load to the next.
+    """
+
+    def __init__(self, arm: Arm, cache: str = "", command: list[str] | None = None) -> None:
         self.arm = arm
         begun = time.perf_counter()
         self._child = subprocess.Popen(
@@ -51,6 +55,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=os.environ | ({"XDG_CACHE_HOME": cache} if cache else {}),
             text=True,
             encoding="utf-8",
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from _peers.arms import Arm
-from _peers.phases import METRICS
+from _peers.phases import FIRST, METRICS
 from vivace.core import registry
 from vivace.workflows import evaluate, stats
 from vivace.workflows.benchmark import Timings, plain
@@ -120,9 +120,10 @@ def first_audio(field: Field, found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def load(arms: Sequence[Arm], found: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
-    for arm in arms:
-        told = [r["load"][arm.key] for r in found["rounds"]]
-        row: dict[str, Any] = {"arm": arm.name, "key": arm.key, "n": len(told)}
+    loads = [(arm, first) for arm in arms for first in ("", FIRST) if arm.ours or not first]
+    for arm, first in loads:
+        told = [r["load"][arm.key + first] for r in found["rounds"]]
+        row: dict[str, Any] = {"arm": arm.name + first, "key": arm.key, "first": first, "n": len(told)}
         row |= {name: median([t[name] for t in told]) for name in ("import_s", "load_s", "ready_s")}
         row["to_audio_s"] = median([t["ready_s"] + t["first_s"] for t in told])
         rows.append(row)
@@ -231,8 +232,9 @@ def _lean(
     """What does not hang on threads: load, memory, quality."""
     rounds = results.get("load", {}).get("rounds", [])
     for what, label in (("load_s", "load, without imports"), ("ready_s", "load, from the start of the process")):
-        if rounds:
-            compare(label, ours, peer, *([r["load"][a.key][what] for r in rounds] for a in (ours, peer)), "s")
+        other = [r["load"][peer.key][what] for r in rounds]
+        for first in ("", FIRST) if rounds else ():
+            compare(label + first, ours, peer, [r["load"][ours.key + first][what] for r in rounds], other, "s")
     held = results.get("memory", {}).get("arms", {})
     for text in ("long", "book"):
         if ours.key in held and peer.key in held:

@@ -42,9 +42,9 @@ class Fake:
     said: ClassVar[list[tuple[str, str, dict[str, Any]]]] = []
     left: int = 10**9  # speeches until the machine fails
 
-    def __init__(self, arm: Arm) -> None:
+    def __init__(self, arm: Arm, cache: str = "") -> None:
         self.arm = arm
-        self.ready = 0.5 * self.speed
+        self.ready = (5.0 if cache else 0.5) * self.speed
         self.loaded = {"import_s": 0.1, "load_s": 0.3 * self.speed, "version": "1"}
         self.closed = False
 
@@ -186,7 +186,7 @@ for line in sys.stdin:
 
 
 def test_a_process_is_asked_and_its_end_is_told() -> None:
-    with Process(ARMS[0], [sys.executable, "-c", ECHO]) as process:
+    with Process(ARMS[0], command=[sys.executable, "-c", ECHO]) as process:
         assert process.loaded == {"heard": {"do": "load"}}
         assert process.ready > 0
         assert process.speak("hé", rested=False, seed=2) == {"heard": {"do": "speak", "text": "hé", "seed": 2}}
@@ -271,16 +271,18 @@ def test_a_paragraph_is_as_long_as_asked_and_begins_as_told(size: int) -> None:
 def test_load_and_memory_take_fresh_processes_of_the_lean_arms(tmp_path: Path) -> None:
     made: list[Fake] = []
 
-    def start(arm: Arm) -> Fake:
-        made.append(Fake(arm))
+    def start(arm: Arm, cache: str = "") -> Fake:
+        made.append(Fake(arm, cache))
         return made[-1]
 
     each = phases.Bench(ARMS, tmp_path, PLAN, lambda message: None, start)  # type: ignore[arg-type]
     loads = each.load()["rounds"]
     lean = [arm.key for arm in ARMS if arm.threads < 2]
-    assert len(made) == len(lean) * (1 + PLAN.load_rounds)
+    first = "Vivace: fast @1, the first time"
+    assert len(made) == (len(lean) + 1) * (1 + PLAN.load_rounds)
     assert all(process.closed for process in made)
-    assert sorted(loads[0]["load"]) == sorted(lean)
+    assert sorted(loads[0]["load"]) == sorted([*lean, first])
+    assert loads[0]["load"][first]["ready_s"] == 10 * loads[0]["load"]["Vivace: fast @1"]["ready_s"]
     made.clear()
     memory = each.memory()
     assert len(made) == len(lean) * (PLAN.memory_rounds + 1)
@@ -438,6 +440,16 @@ def test_the_page_says_where_a_peer_is_better_from_figures(command: Callable[...
     rows = [line for line in told.splitlines() if line.startswith("| latency")]
     assert len(rows) == 3
     assert rows[0] == "| latency, short text | sherpa-onnx, 2 threads | 32.5 ms | 130.0 ms | 4.00 |"
+
+
+def test_a_busy_machine_is_told(
+    command: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "1.0% of the machine was at work" in command("--only", "latency")
+    assert "not to be published" not in capsys.readouterr().err
+    monkeypatch.setattr(phases, "busy", lambda: 0.5)
+    command("--only", "varied")
+    assert "not to be published" in capsys.readouterr().err
 
 
 def test_a_page_does_not_mix_arms(command: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
