@@ -78,7 +78,7 @@ def test_a_block_runs(block: Block, files: tuple[Block, ...], tmp_path: Path, mo
         run(file, f"docs_extension_{number}", monkeypatch)
         group = f"vivace.{kind}"
         points.setdefault(group, []).append(EntryPoint(name, f"docs_extension_{number}", group))
-    monkeypatch.setattr(registry, "entry_points", lambda group: points.get(group, []))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.get(group, []))
     clear_registry()
     try:
         run(block, "docs_block", monkeypatch)

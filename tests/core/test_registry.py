@@ -25,7 +25,7 @@ def fresh() -> Iterator[None]:
 def install(monkeypatch: pytest.MonkeyPatch, kind: str, name: str, value: str) -> None:
     """As if a package with this entry point were installed."""
     points = {f"vivace.{kind}": [EntryPoint(name, value, f"vivace.{kind}")]}
-    monkeypatch.setattr(registry, "entry_points", lambda group: points.get(group, []))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.get(group, []))
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +38,31 @@ def cache_folder() -> Path:
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "vivace"
 
 
-@cache
-def describe() -> dict[str, Any]:
-    """CPU, its relevant instruction sets, cores, memory in GB, system, Python and package versions."""
+def processor() -> dict[str, Any]:
+    """CPU and its relevant instruction sets, system: what a compiled model depends on."""
     info = _read("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.+)$", info, re.M)
     features = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.M)
     flags = set(features[1].split()) if features else set()
     hidden = {name.strip() for name in os.environ.get(HIDE, "").split(",")}
-    memory = re.search(r"^MemTotal:\s*(\d+)", _read("/proc/meminfo"), re.M)
     return {
         "cpu": model[1] if model else platform.processor() or platform.machine(),
         "flags": [flag for flag in CPU_FLAGS if flag in flags and flag not in hidden],
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+@cache
+def describe() -> dict[str, Any]:
+    """CPU, its relevant instruction sets, cores, memory in GB, system, Python and package versions."""
+    memory = re.search(r"^MemTotal:\s*(\d+)", _read("/proc/meminfo"), re.M)
+    facts = processor()
+    return {
+        "cpu": facts["cpu"],
+        "flags": facts["flags"],
         "cores": cores(),
         "memory_gb": round(int(memory[1]) / 2**20, 1) if memory else None,
-        "system": f"{platform.system()} {platform.machine()}",
+        "system": facts["system"],
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
@@ -67,6 +76,8 @@ def _read(path: str) -> str:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # takes longer to import than all of this module
+
     try:
         return version(package)
     except PackageNotFoundError:

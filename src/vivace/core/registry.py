@@ -11,10 +11,12 @@ import importlib
 import pkgutil
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vivace.core.errors import UsageError, VivaceError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 KINDS = ("families", "text", "runtimes", "passes", "metrics")
 
@@ -54,6 +56,8 @@ def _builtin(kind: str) -> frozenset[str]:
 
 @cache
 def _third_party(kind: str) -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # takes longer to import than everything else here
+
     return {point.name: point for point in entry_points(group=f"vivace.{kind}")}
 
 

@@ -53,7 +53,7 @@ def _key(digest: str) -> str:
     """What an optimized graph depends on: the stage, the runtime's build, and the processor it was laid out for."""
     import onnxruntime as ort
 
-    facts = machine.describe()
+    facts = machine.processor()
     build = [FORM, digest, ort.__version__, ort.get_build_info(), facts["cpu"], facts["flags"], facts["system"]]
     return hashlib.sha256(json.dumps(build).encode()).hexdigest()[:32]
 
