@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from vivace.cli._common import (
     table,
 )
 from vivace.core.errors import EXIT_BUDGET_NOT_MET, EXIT_OK, UsageError
+from vivace.core.settings import parse
 
 HELP = """Applies passes one by one. After each, parent and child speak the same texts with the same noise on this
 machine, interleaved; the child is kept only if it is measurably faster (or smaller, where that is the objective) and
@@ -29,7 +32,10 @@ Interrupt it and run the same command again: it goes on where it was.
   vivace optimize voice -o small --recipe small
   vivace optimize voice -o mine --recipe mine.toml --min-speedup 1.5
   vivace optimize voice -o one --pass int8_static --set stages=flow --set method=minmax
+  vivace optimize voice -o best --search --minutes 10
 
+--search finds a recipe by measurement: runtime, precision and layout of each stage, INT8 of each part of it. The gate
+judges the best that was found, then safer ones, until one is kept; evidence/recipe.toml of the result names its passes.
 Recipes and the settings of passes: vivace list recipes, vivace list passes.
 Exit code 3 if nothing was kept or the asked budget (--min-speedup, --max-mb) was not met.
 """
@@ -43,8 +49,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--recipe", help="a recipe's name, or the path of a .toml file")
     what.add_argument("--pass", dest="pass_", metavar="PASS", help="a single pass")
+    what.add_argument("--search", action="store_true", help="find by measurement what each part should compute in")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of --pass")
-    parser.add_argument("--objective", choices=["speed", "size"], help="what --pass must improve (default speed)")
+    parser.add_argument(
+        "--objective",
+        help="what --pass must improve: speed (default), size; or --search: latency (default), throughput, size",
+    )
+    parser.add_argument("--minutes", help="for trying, in --search (default 10); the verdict takes its own time after")
     parser.add_argument("--metrics", default="", help="names with commas between (default: all)")
     parser.add_argument("--evaluation", type=Path, help="your own evaluation sentences, one a line")
     parser.add_argument("--calibration", type=Path, help="your own calibration sentences, one a line")
@@ -54,14 +65,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from vivace.workflows import gate, recipe, texts
-    from vivace.workflows.optimize import optimize, work_folder
+    from vivace.workflows import gate, texts
+    from vivace.workflows.optimize import work_folder
 
     settings = read_settings(args, gate.Settings, "optimize")
-    if args.recipe and (args.set or args.objective):
-        raise UsageError("--set and --objective belong to --pass; a recipe has them in its .toml file")
-    single = (args.pass_, pairs(args.set), args.objective or "speed")
-    plan = recipe.load(args.recipe) if args.recipe else recipe.single(*single)
+    work = _work(args)
     evaluation = texts.from_file(args.evaluation) if args.evaluation else []
     calibration = texts.from_file(args.calibration) if args.calibration else []
     bundle = find_bundle(args.model)
@@ -69,11 +77,10 @@ def run(args: argparse.Namespace) -> int:
     if kept.is_dir() and not args.quiet:
         print(f"vivace: goes on where an earlier run stopped (to begin anew, delete {kept})", file=sys.stderr)
     with progress(args) as tell:
-        result = optimize(
+        result = work(
             bundle,
             args.out,
-            plan,
-            settings,
+            settings=settings,
             metrics=[name.strip() for name in args.metrics.split(",") if name.strip()],
             evaluation=evaluation,
             calibration=calibration,
@@ -90,8 +97,32 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK if result.met else EXIT_BUDGET_NOT_MET
 
 
+def _work(args: argparse.Namespace) -> Callable[..., Any]:
+    """The workflow that was asked for, with its own arguments. Raises UsageError for flags of another."""
+    from vivace.workflows import recipe
+    from vivace.workflows.optimize import optimize
+    from vivace.workflows.search import Settings, search
+
+    if args.minutes is not None and not args.search:
+        raise UsageError("--minutes belongs to --search")
+    if args.search:
+        if args.set:
+            raise UsageError("--set belongs to --pass; a search finds the settings")
+        given = {key: value for key in ("objective", "minutes") if (value := getattr(args, key)) is not None}
+        return partial(search, wanted=parse(Settings, given, "optimize", flags=True))
+    if args.recipe and (args.set or args.objective):
+        raise UsageError("--set and --objective belong to --pass; a recipe has them in its .toml file")
+    if args.recipe:
+        return partial(optimize, recipe=recipe.load(args.recipe))
+    if args.objective not in (None, *recipe.OBJECTIVES):
+        raise UsageError(f"--objective is {args.objective!r}; with --pass, choose from {', '.join(recipe.OBJECTIVES)}")
+    return partial(optimize, recipe=recipe.single(args.pass_, pairs(args.set), args.objective or "speed"))
+
+
 def show(details: dict[str, Any] | Any) -> None:
     """The verdict, the variants and the passes, as tables on standard output."""
+    from vivace.workflows._report_tables import named
+
     first = details["variants"][0]
     shown = [m for m in ("predicted_mos", "dnsmos", "wer") if m in first["scores"]]
     speed = {row["text"]: f"{row['text']} ms" for row in first["latency"]}
@@ -100,7 +131,7 @@ def show(details: dict[str, Any] | Any) -> None:
         overall = v["overall"]
         rows.append(
             [
-                v["label"] + ("" if v["kept"] else " (refused)"),
+                named(v["label"])[0] + ("" if v["kept"] else " (refused)"),
                 f"{v['size_mb']:.1f}",
                 *(f"{row['p50_ms']:.0f}" for row in v["latency"]),
                 "1.00" if overall is None else f"{overall['value']:.2f} [{overall['low']:.2f}, {overall['high']:.2f}]",
@@ -109,8 +140,17 @@ def show(details: dict[str, Any] | Any) -> None:
         )
     table("Variants", ["variant", "MB", *speed.values(), "times original", *shown], rows)
     verdicts = [
-        [t["label"], "kept" if t["kept"] else "refused", "; ".join(t["reasons"]) or "faster or smaller, not worse"]
+        [
+            named(t["label"])[0],
+            "kept" if t["kept"] else "refused",
+            "; ".join(t["reasons"]) or "faster or smaller, not worse",
+        ]
         for t in details["trials"]
     ]
-    table("Passes", ["pass", "verdict", "why"], verdicts)
+    candidates = [named(t["label"]) for t in details["trials"]]
+    if any(words for _, words in candidates):
+        table("Candidates", ["candidate", "verdict", "why"], verdicts)
+        print("\n".join(f"{name}: {words}" for name, words in candidates))
+    else:
+        table("Passes", ["pass", "verdict", "why"], verdicts)
     print(details["verdict"])

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from vivace.core.bundle import Bundle
@@ -70,7 +69,8 @@ class Explored:
 
 
 class Explorer:
-    """One exploration; `margin` is the predicted MOS that may be lost, `study` the file of the resumable study."""
+    """One exploration; `margin` is the predicted MOS that may be lost. A second one beside the same store proposes the
+    same from the same figures: what was measured before passes in no time, and it goes on from there."""
 
     def __init__(
         self,
@@ -79,14 +79,14 @@ class Explorer:
         objective: str,
         margin: float,
         minutes: float,
-        study: Path,
         tell: Progress,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bundle, self._prober, self._objective = bundle, prober, objective
-        self._minutes, self._study, self._tell, self._clock = minutes, study, tell, clock
+        self._minutes, self._tell, self._clock = minutes, tell, clock
         self._begun = clock()
         self._margin = margin
+        self._optuna = _optuna()  # known to be there before anything is measured
 
     def run(self) -> Explored:
         self._say("looking at the stages")
@@ -210,13 +210,9 @@ class Explorer:
         return found
 
     def _compose(self) -> None:
-        optuna = _optuna()
-        self._study.parent.mkdir(parents=True, exist_ok=True)
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(self._study)))
+        optuna = self._optuna
         sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=4, multivariate=True)
-        study = optuna.create_study(
-            storage=storage, sampler=sampler, study_name="search", directions=["minimize"] * 3, load_if_exists=True
-        )
+        study = optuna.create_study(sampler=sampler, directions=["minimize"] * 3)
         for choice in [self.explored.exact, *self.predicted()]:
             study.enqueue_trial(self._parameters(choice), skip_if_exists=True)
         seen: dict[str, Found | None] = {}

@@ -11,6 +11,7 @@ from vivace.core import registry
 from vivace.core.bundle import EVIDENCE, Bundle
 from vivace.core.report import Measurement, Report
 from vivace.workflows import gate
+from vivace.workflows._report_tables import named
 from vivace.workflows.benchmark import Timings, latency_rows, threads_words
 from vivace.workflows.clips import Clips, Scores
 from vivace.workflows.evaluate import summary, worst
@@ -92,7 +93,7 @@ def verdict(
 ) -> tuple[bool, str]:
     kept = [t["label"] for t in trials if t["kept"]]
     if not kept:
-        why = "; ".join(f"{t['pass']}: {t['reasons'][0]}" for t in trials)
+        why = "; ".join(f"{_name(t)}: {t['reasons'][0]}" for t in trials) or "there was nothing to try"
         return False, f"Nothing was kept, the voice is as it was ({why})."
     speed = last["overall"]["value"]
     missed = []
@@ -100,8 +101,9 @@ def verdict(
         missed.append(f"{speed:.2f}x is below the asked {settings.min_speedup:g}x")
     if settings.max_mb and last["size_mb"] > settings.max_mb:
         missed.append(f"{last['size_mb']:.1f} MB is above the asked {settings.max_mb:g} MB")
+    what = "candidates" if any(named(t["label"])[1] for t in trials) else "passes"
     told = (
-        f"{len(kept)} of {len(trials)} passes kept: {first['size_mb']:.1f} -> {last['size_mb']:.1f} MB, "
+        f"{len(kept)} of {len(trials)} {what} kept: {first['size_mb']:.1f} -> {last['size_mb']:.1f} MB, "
         f"{speed:.2f}x as fast at {threads_words(settings.threads)}"
     )
     if "predicted_mos" in last["scores"]:
@@ -110,6 +112,11 @@ def verdict(
             f"{last['scores']['predicted_mos']['value']:.2f}"
         )
     return not missed and not blind, told + (f". Budget not met: {'; '.join(missed)}." if missed else ".")
+
+
+def _name(trial: dict[str, Any]) -> str:
+    name, words = named(trial["label"])
+    return name if words else str(trial["pass"])
 
 
 def measurements(row: dict[str, Any]) -> tuple[Measurement, ...]:

@@ -9,13 +9,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from vivace import __version__
 from vivace.core import registry
 from vivace.core.bundle import Bundle
 from vivace.core.contracts import Context
@@ -158,9 +159,15 @@ class Prober:
 
     def found(self, entries: Sequence[Entry]) -> Found:
         """A whole candidate against the original. Raises VivaceError if it cannot be made or does not speak."""
-        with self.built(entries) as child:
-            loss, error, moved = self.loss(child)
-            return Found(self._share(child), loss, error, child.size / 1e6, moved)
+
+        def compute() -> dict[str, Any]:
+            with self.built(entries) as child:
+                loss, error, moved = self.loss(child)
+                return asdict(Found(self._share(child), loss, error, child.size / 1e6, moved))
+
+        made = [(entry.name, asdict(entry.settings)) for entry in entries]
+        measured = f"{self._texts} {self._latency} {self._calibration} {self._threads} {self._rounds}"
+        return Found(**self._store.json(f"found {__version__} {self.bundle.digest} {made} {measured}", compute))
 
     def loss(self, child: Bundle) -> tuple[float, float, bool]:
         """(predicted MOS lost, its standard error, whether a clip changed its length)."""

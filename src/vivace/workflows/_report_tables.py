@@ -144,6 +144,8 @@ _LABELS = {
     "speaker_similarity": "Speaker similarity",
     "rtf": "RTF",
     "ttfa": "Time to first audio (TTFA)",
+    "worst_gap": "Longest wait between two chunks of a stream",
+    "buffer_low": "Least left to play when a chunk came",
     "latency_p50": "Latency p50",
     "latency_p95": "Latency p95",
 }
@@ -180,6 +182,12 @@ def short(metric: str) -> str:
 
 def arrow(better: str) -> str:
     return {"up": " ↑", "down": " ↓"}.get(better, "")
+
+
+def named(label: str) -> tuple[str, str]:
+    """A label short enough for tables, and the words that it leaves out: a search names its candidates by number."""
+    name, colon, words = label.partition(": ")
+    return (name, words) if colon and "candidate " in name else (label, "")
 
 
 def plain(value: Any) -> str:

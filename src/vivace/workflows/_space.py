@@ -6,6 +6,7 @@ in INT8. Stages that decide how long the speech is stay in float where they are:
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,11 +30,13 @@ WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 @dataclass(frozen=True, order=True)
 class Way:
-    """How the float layers of one stage run; `layout` is a key of LAYOUTS, or empty for the graph as it is."""
+    """How the float layers of one stage run; `layout` is a key of LAYOUTS, or empty for the graph as it is. `there`:
+    the stage runs so already."""
 
     runtime: str
     precision: str
     layout: str = ""
+    there: bool = False
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.runtime, self.precision, self.layout)))
@@ -73,10 +76,11 @@ class Choice:
                 steps.append(("int8_static", settings | {"stages": stages, "include": include}))
         if self.storage:
             steps.append((self.storage, {}))
-        for runtime, precision in dict.fromkeys((way.runtime, way.precision) for way in self.ways.values()):
-            stages = tuple(n for n, way in self.ways.items() if (way.runtime, way.precision) == (runtime, precision))
-            if (runtime, precision) != (NATIVE, "fp32"):
-                steps.append(("place", {"runtime": runtime, "precision": precision, "stages": stages}))
+        moved = {name: (way.runtime, way.precision) for name, way in self.ways.items() if not way.there}
+        for place in dict.fromkeys(moved.values()):
+            if place != (NATIVE, "fp32"):
+                stages = tuple(name for name, where in moved.items() if where == place)
+                steps.append(("place", {"runtime": place[0], "precision": place[1], "stages": stages}))
         return before + tuple(entry(name, settings, objective) for name, settings in steps)
 
     def words(self) -> str:
@@ -99,7 +103,7 @@ def ways(stage: Stage, objective: str, *, fixed: bool = False) -> list[Way]:
 
     For size the result must load in other tools, so that no other runtime comes into question.
     """
-    own = Way(stage.runtime, stage.options.get("precision", "fp32"))
+    own = Way(stage.runtime, stage.options.get("precision", "fp32"), there=True)
     found = [own]
     if stage.runtime != NATIVE:
         return found
@@ -140,9 +144,9 @@ def _prefix(name: str) -> tuple[str, str]:
     """The module that a layer belongs to, by the first two words of its path, and the pattern of all its layers."""
     words = name.strip("/").split("/")
     if len(words) < 3:
-        return name, "".join(f"[{c}]" if c in "*?[" else c for c in name)
+        return name, glob.escape(name)
     prefix = "/".join(words[:2])
-    return prefix, f"{'/' if name.startswith('/') else ''}{prefix}/*"
+    return prefix, f"{'/' if name.startswith('/') else ''}{glob.escape(prefix)}/*"
 
 
 def _merged(stage: str, groups: Mapping[str, tuple[Iterable[str], float]], most: int) -> list[Part]:

@@ -4,7 +4,7 @@ gate judge what was found: the best candidate first, then safer ones, until one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from vivace.core.bundle import Bundle
 from vivace.core.contracts import Progress
 from vivace.core.errors import UsageError
 from vivace.core.machine import cores
-from vivace.core.settings import option
+from vivace.core.settings import flag, option
 from vivace.workflows import _judge, gate, texts
 from vivace.workflows._explore import Explored, Explorer, as_json
 from vivace.workflows._judge import CALIBRATION_TEXTS, Result, Run
@@ -39,7 +39,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes <= 24 * 60:
-            raise UsageError(f"minutes is {self.minutes:g}; it must lie above 0, up to 1440")
+            raise UsageError(f"{flag('minutes')} is {self.minutes:g}; it must lie above 0, up to 1440")
 
 
 def search(
@@ -82,9 +82,9 @@ def search(
     original = _judge.original(run, bundle)
     trusted = _judge.trust(run, original)
     variants, trials, final = [original], [], original
-    chosen, recipe = None, Recipe("search", "", kind, ())
+    chosen, recipe = None, Recipe(f"search for {wanted.objective}", "", kind, ())
     for number, choice in enumerate(_candidates(explored, wanted.objective), 1):
-        recipe = Recipe(f"search for {wanted.objective}", choice.words(), kind, choice.entries(kind, explored.before))
+        recipe = replace(recipe, summary=choice.words(), passes=choice.entries(kind, explored.before))
         trial, child = _judge.trial(
             run, original, original, recipe.passes, number, trusted[2], f"candidate {number}: {choice.words()}"
         )
@@ -94,6 +94,8 @@ def search(
             if child.kept:
                 final, chosen = child, choice
                 break
+    if not chosen:
+        recipe = Recipe(recipe.name, "nothing was kept", kind, ())
     extra: dict[str, Any] = {"search": as_json(explored, wanted.objective, chosen) | {"minutes": wanted.minutes}}
     if chosen:
         extra["attribution"] = _attribution(run, bundle, recipe, len(trials))
@@ -127,8 +129,7 @@ def _explore(run: Run, bundle: Bundle, wanted: Settings, tell: Progress) -> Expl
     )
     tell("the original", 0.0)
     margin = run.settings.mos_margin * prober.mean().mean
-    study = run.work / f"search-{wanted.objective}-{bundle.digest[:12]}.journal"
-    return Explorer(bundle, prober, wanted.objective, margin, wanted.minutes, study, tell).run()
+    return Explorer(bundle, prober, wanted.objective, margin, wanted.minutes, tell).run()
 
 
 def _candidates(explored: Explored, objective: str) -> list[Choice]:
