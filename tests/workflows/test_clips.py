@@ -7,6 +7,7 @@ import pytest
 
 from vivace.core.bundle import Bundle
 from vivace.core.errors import BundleError, VivaceError
+from vivace.engine.pool import Pool
 from vivace.workflows.clips import Store, scored, spoken
 
 TEXTS = ["one two three.", "four five.", "six seven eight nine."]
@@ -34,6 +35,25 @@ def test_the_store_gives_back_the_same_samples(toy: Bundle, tmp_path: Path) -> N
     for a, b in zip(first.audio, again.audio, strict=True):
         assert np.array_equal(a.samples, b.samples)
         assert a.rate == b.rate
+
+
+def test_only_what_is_missing_or_unreadable_is_spoken(
+    toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    first = spoken(toy, TEXTS[:2], store=store)
+    damaged = min(tmp_path.iterdir())
+    damaged.write_bytes(b"no clip")
+    asked: list[str] = []
+    original = Pool.submit
+    monkeypatch.setattr(Pool, "submit", lambda self, request: asked.append(request.text) or original(self, request))
+    told: list[float] = []
+    again = spoken(toy, TEXTS, store=store, progress=lambda message, share: told.append(share))
+    assert len(asked) == 2
+    assert TEXTS[2] in asked
+    assert told[-1] == 1.0
+    for a, b in zip(first.audio, again.audio, strict=False):
+        assert np.array_equal(a.samples, b.samples)
 
 
 def test_metrics_that_compare_are_left_out_without_a_reference(toy: Bundle) -> None:

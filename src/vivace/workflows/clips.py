@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -18,11 +18,10 @@ from vivace.core import registry
 from vivace.core.audio import Audio
 from vivace.core.bundle import Bundle, atomic_file
 from vivace.core.contracts import Progress
-from vivace.core.errors import BundleError, VivaceError
+from vivace.core.errors import BundleError
 from vivace.core.machine import cores
 from vivace.core.speech import Request
-from vivace.core.stage import RuntimeOptions
-from vivace.engine.engine import Engine, speak
+from vivace.engine.pool import Pool, speak_all
 
 Scores = dict[str, list[float]]
 
@@ -46,23 +45,23 @@ class Store:
             atomic_file(path, json.dumps(value).encode())
         return value
 
-    def audio(self, key: str, compute: Callable[[], Audio]) -> Audio:
-        """The clip stored under `key`, made and stored first if it is not there or not readable."""
+    def clip(self, key: str) -> Audio | None:
+        """The clip kept under `key`; None if it is not there or not readable."""
         path = self._path(key, ".npz")
-        if path and path.is_file():
-            try:
-                with np.load(path, allow_pickle=False) as data:
-                    return Audio(data["samples"], int(data["rate"]))
-            except (OSError, ValueError, KeyError, EOFError):
-                path.unlink(missing_ok=True)
-        made = compute()
-        if path:
-            import io
+        if not path or not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return Audio(data["samples"], int(data["rate"]))
+        except (OSError, ValueError, KeyError, EOFError):
+            path.unlink(missing_ok=True)
+            return None
 
+    def keep(self, key: str, clip: Audio) -> None:
+        if path := self._path(key, ".npz"):
             buffer = io.BytesIO()
-            np.savez(buffer, samples=made.samples, rate=made.rate)
+            np.savez(buffer, samples=clip.samples, rate=clip.rate)
             atomic_file(path, buffer.getvalue())
-        return made
 
     def _path(self, key: str, suffix: str) -> Path | None:
         if self._folder is None:
@@ -90,36 +89,22 @@ def spoken(
     store: Store | None = None,
     progress: Progress = lambda message, share: None,
 ) -> Clips:
-    """Speaks every text with a seed of its own, by one single-thread engine for each core.
+    """Speaks every text with a seed of its own, by one worker for each core.
 
     Raises VivaceError naming the text that could not be spoken.
     """
     store = store or Store(None)
-    own = threading.local()
-    engines: list[Engine] = []
-
-    def engine() -> Engine:
-        if not hasattr(own, "engine"):
-            own.engine = Engine(bundle, RuntimeOptions(threads=1))
-            engines.append(own.engine)
-        return own.engine  # type: ignore[no-any-return]
-
-    seeds = [seed * 100_003 + k for k in range(len(texts))]
-    keys = [f"{bundle.digest} {own_seed} {text}" for own_seed, text in zip(seeds, texts, strict=True)]
-
-    def one(k: int) -> Audio:
-        request = Request(f"clip-{k}", texts[k], seed=seeds[k])
-        try:
-            return store.audio(f"audio {keys[k]}", lambda: speak(engine(), request))
-        except VivaceError as error:
-            raise VivaceError(f"{bundle.name} cannot speak {texts[k][:60]!r}: {error}") from error
-
-    try:
-        audio = _parallel(one, len(texts), progress, f"speaking ({bundle.name})")
-    finally:
-        for used in engines:
-            used.close()
-    return Clips(tuple(texts), tuple(audio), tuple(keys))
+    requests = [Request(f"clip-{k}", text, seed=seed * 100_003 + k) for k, text in enumerate(texts)]
+    keys = {request.id: f"{bundle.digest} {request.seed} {request.text}" for request in requests}
+    found = {name: clip for name, key in keys.items() if (clip := store.clip(f"audio {key}"))}
+    missing = [request for request in requests if request.id not in found]
+    if missing:
+        with Pool(bundle, limit=len(missing)) as pool:
+            for request, audio in speak_all(pool, missing):
+                store.keep(f"audio {keys[request.id]}", audio)
+                found[request.id] = audio
+                progress(f"speaking ({bundle.name}) {len(found)}/{len(texts)}", len(found) / len(texts))
+    return Clips(tuple(texts), tuple(found[name] for name in keys), tuple(keys.values()))
 
 
 def scored(

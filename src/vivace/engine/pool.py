@@ -1,0 +1,226 @@
+"""All cores for many requests: engines over the same sessions, stepped by one thread for each core.
+
+Weights are in memory once. Every request goes the engine's own road, so that nothing but the clock tells a pooled
+request from one that was alone. Thread-safe, except that one thread reads the events.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from vivace.core.audio import Audio, join
+from vivace.core.bundle import Bundle
+from vivace.core.errors import UsageError, VivaceError
+from vivace.core.machine import cores
+from vivace.core.speech import Event, Request
+from vivace.core.stage import RuntimeOptions
+from vivace.engine.engine import Engine
+from vivace.engine.sessions import open_sessions
+
+MOST_REQUESTS = 256  # that have not ended
+MOST_EVENTS = 64  # that were not read; with more, the workers wait
+
+
+@dataclass(eq=False)
+class _Slot:
+    """An engine with the requests that it speaks; in one thread's hands at a time."""
+
+    engine: Engine
+    cancelled: list[str] = field(default_factory=list)  # while a worker steps the engine
+
+
+class Pool:
+    """A loaded bundle that speaks many requests at a time.
+
+    `workers` threads (0: one for each core) with `options.threads` each (1 unless given). A request that is new and
+    one that has begun are taken in turn, so that a long text never keeps a short one waiting, nor short ones a long
+    one. Requests are spoken `bundle.defaults["batch"]` together, 1 unless the bundle says so.
+    Raises ModelError if a stage cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        workers: int = 0,
+        options: RuntimeOptions | None = None,
+        *,
+        limit: int = MOST_REQUESTS,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if workers < 0:
+            raise UsageError(f"workers is {workers}; it must be 0 (one for each core) or more")
+        self.bundle = bundle
+        self.workers = workers or cores()
+        self._limit = limit
+        self._clock = clock
+        self._batch = int(bundle.defaults.get("batch", 1))
+        self._sessions = open_sessions(bundle, replace(options or RuntimeOptions(threads=1), workers=self.workers))
+        self._changed = threading.Condition()  # guards all that follows
+        self._new: deque[Request] = deque()
+        self._begun: deque[_Slot] = deque()
+        self._spare: list[_Slot] = []
+        self._where: dict[str, _Slot | None] = {}  # each request that has not ended; None while it is new
+        self._queued: dict[str, float] = {}  # when each request came whose last event was not read
+        self._events: deque[Event] = deque()
+        self._new_next = True
+        self._fault: BaseException | None = None
+        self._closed = False
+        try:
+            self._spare.append(self._slot())  # a family that cannot be opened is known now
+        except BaseException:
+            self._close_sessions()
+            raise
+        self._threads = [
+            threading.Thread(target=self._work, name=f"vivace-worker-{k}", daemon=True) for k in range(self.workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for the steps that are being made, and drops every request that has not ended."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._close_sessions()
+
+    def submit(self, request: Request) -> None:
+        """Queues a request. Raises UsageError if its id is in use (until its last event was read), VivaceError if
+        too many requests are in the pool, or the pool is closed or broken."""
+        with self._changed:
+            self._check()
+            if request.id in self._queued:
+                raise UsageError(f"request id {request.id!r} is in use")
+            if len(self._where) >= self._limit:
+                raise VivaceError(f"the pool is full ({self._limit} requests); try again when one has ended")
+            self._queued[request.id] = self._clock()
+            self._where[request.id] = None
+            self._new.append(request)
+            self._changed.notify_all()
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a request; its last event comes soon. Unknown ids (ended ones) are no error."""
+        with self._changed:
+            slot = self._where.get(request_id)
+            if slot is not None:
+                slot.cancelled.append(request_id)
+            elif request_id in self._where:
+                self._new = deque(request for request in self._new if request.id != request_id)
+                times = {"end": self._clock()}
+                self._give([Event(request_id, done=True, reason="cancelled", times=times)])
+
+    def events(self) -> Iterator[Event]:
+        """Events as they are made, until every request submitted so far has ended and been read.
+
+        Raises VivaceError if a worker has died. Workers wait while many events are unread.
+        """
+        while True:
+            with self._changed:
+                while not self._events and self._queued and not self._closed:
+                    self._changed.wait()
+                if not self._events:
+                    if self._queued:
+                        self._check()
+                    return
+                event = self._events.popleft()
+                if event.done:
+                    del self._queued[event.request_id]
+                self._changed.notify_all()
+            yield event
+
+    def _check(self) -> None:
+        if self._fault:
+            raise VivaceError(f"a worker of the pool has died ({self._fault!r}); open another pool") from self._fault
+        if self._closed:
+            raise VivaceError("the pool is closed; open another one")
+
+    def _work(self) -> None:
+        try:
+            while slot := self._take():
+                events = slot.engine.step()
+                with self._changed:
+                    self._give(events)
+                    self._put_back(slot)
+        except BaseException as error:  # noqa: BLE001 - told to whoever reads or submits
+            with self._changed:
+                self._fault, self._closed = error, True
+                self._changed.notify_all()
+
+    def _take(self) -> _Slot | None:
+        """The slot to step next, taken out of the queues; None when the pool is closed."""
+        with self._changed:
+            while not self._closed and (len(self._events) >= MOST_EVENTS or not (self._new or self._begun)):
+                self._changed.wait()
+            if self._closed:
+                return None
+            if not self._new or (self._begun and not self._new_next):
+                self._new_next = True
+                slot = self._begun.popleft()
+            else:
+                self._new_next = not self._begun
+                slot = self._spare.pop() if self._spare else self._slot()
+                for _ in range(min(self._batch, len(self._new))):
+                    request = self._new.popleft()
+                    slot.engine.add(request)
+                    self._where[request.id] = slot
+            self._cancel_in(slot)
+            return slot
+
+    def _put_back(self, slot: _Slot) -> None:
+        self._cancel_in(slot)
+        (self._spare if slot.engine.idle else self._begun).append(slot)
+        self._changed.notify_all()
+
+    @staticmethod
+    def _cancel_in(slot: _Slot) -> None:
+        for request_id in slot.cancelled:
+            slot.engine.cancel(request_id)
+        slot.cancelled.clear()
+
+    def _give(self, events: list[Event]) -> None:
+        for event in events:
+            queued = self._queued[event.request_id]  # an engine sees a request only when a worker is free
+            self._events.append(replace(event, times={**event.times, "queued": queued}))
+            if event.done:
+                del self._where[event.request_id]
+        if events:
+            self._changed.notify_all()
+
+    def _slot(self) -> _Slot:
+        return _Slot(Engine(self.bundle, max_batch=self._batch, clock=self._clock, sessions=self._sessions))
+
+    def _close_sessions(self) -> None:
+        for session in self._sessions.values():
+            session.close()
+
+
+def speak_all(pool: Pool, requests: Sequence[Request]) -> Iterator[tuple[Request, Audio]]:
+    """The whole audio of each request, in the order in which they end. Raises VivaceError naming the text that fails.
+
+    For a pool of one's own: events of other requests are dropped meanwhile.
+    """
+    asked = {request.id: request for request in requests}
+    pieces: dict[str, list[Audio]] = {name: [] for name in asked}
+    for request in requests:
+        pool.submit(request)
+    for event in pool.events():
+        if (request_id := event.request_id) not in asked:
+            continue
+        if event.audio is not None:
+            pieces[request_id].append(event.audio)
+        if event.done:
+            if event.reason == "error" or not pieces[request_id]:
+                reason = event.error or "the voice made no audio"
+                raise VivaceError(f"{pool.bundle.name} cannot speak {asked[request_id].text[:60]!r}: {reason}")
+            yield asked[request_id], join(pieces.pop(request_id))

@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.driver import ONE, TEXTS, Meddling, audio_of, ends, engine, run
+from vivace.core.bundle import Bundle
+from vivace.core.errors import ModelError, UsageError, VivaceError
+from vivace.core.machine import cores
+from vivace.core.speech import Event, Request
+from vivace.core.stage import Array, RuntimeOptions, Session, Stage, Tensors
+from vivace.engine import pool as module
+from vivace.engine.engine import Engine
+from vivace.engine.pool import Pool, speak_all
+
+MANY = "one. two. three. four. five. six. seven. eight."  # eight steps
+PATIENCE = 30  # seconds until a test that hangs fails
+
+
+@pytest.fixture(params=["one-shot", "multi-step"])
+def voice(request: pytest.FixtureRequest, make_toy: Callable[..., Bundle]) -> Bundle:
+    return make_toy(voices=["ann"]) if request.param == "one-shot" else make_toy(steps=4)
+
+
+class Gate:
+    """Holds workers inside the decoder until it is opened; `entered` is set when the first one is there."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, inputs: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        self.entered.set()
+        assert self.opened.wait(PATIENCE)
+        return outputs
+
+
+@pytest.fixture
+def meddle(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Meddling]]:
+    """`meddle(f)`: what decoders of pools opened from now on give goes through `f(inputs, outputs)`."""
+    opened: dict[str, Meddling] = {}
+    original = module.open_sessions
+
+    def install(change: Callable[..., Any]) -> dict[str, Meddling]:
+        def wrap(stage: Stage, session: Session) -> Session:
+            opened[stage.name] = Meddling(session, change if stage.name == "decoder" else lambda i, o: o)
+            return opened[stage.name]
+
+        monkeypatch.setattr(module, "open_sessions", lambda bundle, options: original(bundle, options, wrap))
+        return opened
+
+    return install
+
+
+@pytest.fixture
+def gate(meddle: Callable[..., Any]) -> Iterator[Gate]:
+    gate = Gate()
+    meddle(gate)
+    yield gate
+    gate.opened.set()
+
+
+def requests() -> list[Request]:
+    spoken = [Request(name, text, seed=k) for k, (name, text) in enumerate(TEXTS.items())]
+    return spoken + [replace(r, id=f"{r.id} in chunks", chunk_frames=7) for r in spoken]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_pooled_is_alone(voice: Bundle, workers: int) -> None:
+    with Pool(voice, workers) as pool:
+        for request in requests():
+            pool.submit(request)
+        events = list(pool.events())
+    assert set(ends(events).values()) == {"stop"}
+    with engine(voice) as one:
+        for request in requests():
+            alone = audio_of(run(one, request), request.id)
+            assert np.array_equal(audio_of(events, request.id).samples, alone.samples)
+
+
+def test_the_pieces_of_a_request_come_in_order(voice: Bundle) -> None:
+    with Pool(voice, 3) as pool:
+        for k in range(6):
+            pool.submit(Request(f"{k}", MANY, seed=k, chunk_frames=5))
+        events = list(pool.events())
+    assert ends(events) == {f"{k}": "stop" for k in range(6)}
+
+
+def test_one_worker_for_each_core_with_one_thread_and_shared_sessions(
+    toy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[RuntimeOptions] = []
+    original = module.open_sessions
+    monkeypatch.setattr(module, "open_sessions", lambda b, options: seen.append(options) or original(b, options))
+    with Pool(toy) as pool:
+        assert pool.workers == cores()
+        list(speak_all(pool, requests()))
+    Pool(toy, 3, RuntimeOptions(threads=2)).close()
+    assert seen == [RuntimeOptions(threads=1, workers=cores()), RuntimeOptions(threads=2, workers=3)]
+
+
+def test_a_fault_ends_one_request(toy: Bundle) -> None:
+    with Pool(toy, 2) as pool:
+        pool.submit(Request("good", TEXTS["long"]))
+        pool.submit(Request("bad", "~~~"))
+        pool.submit(Request("nobody", "hi", voice="carl"))
+        pool.submit(Request("also good", "hi"))
+        events = list(pool.events())
+    assert ends(events) == {"good": "stop", "bad": "error", "nobody": "error", "also good": "stop"}
+    assert "carl" in next(e.error for e in events if e.request_id == "nobody")
+
+
+def test_a_stage_that_fails_ends_the_request_that_it_served(
+    toy: Bundle, meddle: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    runs: list[int] = []
+
+    def second_fails(inputs: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        runs.append(1)
+        if len(runs) == 2:
+            raise RuntimeError("planted")
+        return outputs
+
+    meddle(second_fails)
+    with Pool(toy, 1) as pool:
+        for name in "abc":
+            pool.submit(Request(name, "hi"))
+        assert ends(pool.events()) == {"a": "stop", "b": "error", "c": "stop"}
+    assert "planted" in caplog.text
+
+
+# --- who is served when ---
+
+
+def test_a_short_text_does_not_wait_for_a_long_one(toy: Bundle, gate: Gate) -> None:
+    with Pool(toy, 1) as pool:
+        pool.submit(Request("long", MANY))
+        assert gate.entered.wait(PATIENCE)
+        for k in range(3):
+            pool.submit(Request(f"short {k}", "hi"))
+        gate.opened.set()
+        order = [event.request_id for event in pool.events()]
+    # new and begun in turn: each short one waits for one sentence of the long one at most
+    assert order[:7] == ["long", "short 0", "long", "short 1", "long", "short 2", "long"]
+
+
+def test_short_texts_do_not_starve_a_long_one(toy: Bundle, gate: Gate) -> None:
+    with Pool(toy, 1) as pool:
+        pool.submit(Request("long", MANY))
+        assert gate.entered.wait(PATIENCE)
+        for k in range(40):
+            pool.submit(Request(f"short {k}", "hi"))
+        gate.opened.set()
+        order = [event.request_id for event in pool.events() if event.done]
+    assert order.index("long") <= 8
+
+
+def test_long_texts_are_spoken_side_by_side(toy: Bundle, meddle: Callable[..., Any]) -> None:
+    both = threading.Barrier(2)
+
+    def together(inputs: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        both.wait(PATIENCE)  # breaks if one worker has to speak both
+        return outputs
+
+    meddle(together)
+    with Pool(toy, 2) as pool:
+        pool.submit(Request("a", MANY))
+        pool.submit(Request("b", MANY))
+        assert ends(pool.events()) == {"a": "stop", "b": "stop"}
+
+
+def test_the_time_in_the_queue_counts(toy: Bundle, gate: Gate) -> None:
+    ticks = iter(range(10_000))
+    with Pool(toy, 1, clock=lambda: float(next(ticks))) as pool:
+        pool.submit(Request("a", "hi"))
+        assert gate.entered.wait(PATIENCE)
+        submitted = float(next(ticks))
+        pool.submit(Request("b", "hi"))
+        gate.opened.set()
+        times = {event.request_id: event.times for event in pool.events() if event.done}
+    assert times["b"]["queued"] == submitted + 1
+    for one in times.values():
+        assert one["queued"] < one["first_audio"] < one["end"]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_bundle_says_how_many_are_spoken_together(
+    toy: Bundle, batch: int, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[int] = []
+    original = Engine.step
+
+    def noting(self: Engine) -> list[Event]:
+        moved.append(len(self._live))
+        return original(self)
+
+    monkeypatch.setattr(Engine, "step", noting)
+    with Pool(replace(toy, defaults={**toy.defaults, "batch": batch}), 1) as pool:
+        pool.submit(Request("first", "hi"))
+        assert gate.entered.wait(PATIENCE)
+        for k in range(6):
+            pool.submit(Request(f"{k}", "hi", seed=k))
+        gate.opened.set()
+        events = list(pool.events())
+    assert moved == ([1] * 7 if batch == 1 else [1, 3, 3])
+    with engine(toy) as one:
+        alone = audio_of(run(one, Request("4", "hi", seed=4)), "4")
+    assert np.allclose(audio_of(events, "4").samples, alone.samples, atol=1e-6)
+
+
+# --- bounds ---
+
+
+def test_a_full_pool_says_so_and_has_room_again(toy: Bundle, gate: Gate) -> None:
+    with Pool(toy, 1, limit=2) as pool:
+        pool.submit(Request("a", "hi"))
+        pool.submit(Request("b", "hi"))
+        with pytest.raises(VivaceError, match=r"the pool is full \(2 requests\)"):
+            pool.submit(Request("c", "hi"))
+        gate.opened.set()
+        assert ends(pool.events()) == {"a": "stop", "b": "stop"}
+        pool.submit(Request("c", "hi"))
+        assert ends(pool.events()) == {"c": "stop"}
+
+
+def test_an_id_is_in_use_until_its_last_event_was_read(toy: Bundle) -> None:
+    with Pool(toy, 1) as pool:
+        pool.submit(Request("a", "hi"))
+        events = pool.events()
+        with pytest.raises(UsageError, match="'a' is in use"):
+            pool.submit(Request("a", "hi"))
+        assert next(events).done
+        pool.submit(Request("a", "hi"))
+        assert ends(events) == {"a": "stop"}
+
+
+def test_workers_wait_for_a_reader(toy: Bundle, meddle: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_EVENTS", 3)
+    runs: list[int] = []
+    enough = threading.Event()
+
+    def count(inputs: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        runs.append(1)
+        if len(runs) == 3:
+            enough.set()
+        return outputs
+
+    meddle(count)
+    with Pool(toy, 2) as pool:
+        pool.submit(Request("a", MANY))
+        pool.submit(Request("b", MANY))
+        assert enough.wait(PATIENCE)
+        assert len(runs) <= 5  # three are unread, each worker may be inside one more
+        assert ends(pool.events()) == {"a": "stop", "b": "stop"}
+    assert len(runs) == 16
+
+
+@pytest.mark.parametrize("workers", [-1, -5])
+def test_a_number_of_workers_that_cannot_be(toy: Bundle, workers: int) -> None:
+    with pytest.raises(UsageError, match=f"workers is {workers}"):
+        Pool(toy, workers)
+
+
+# --- cancelling ---
+
+
+def test_cancelling_what_is_new_and_what_has_begun(toy: Bundle, gate: Gate) -> None:
+    with Pool(toy, 1) as pool:
+        pool.submit(Request("begun", MANY))
+        assert gate.entered.wait(PATIENCE)
+        pool.submit(Request("new", "hi"))
+        pool.submit(Request("other", "hi"))
+        pool.cancel("new")
+        pool.cancel("begun")
+        pool.cancel("unknown")
+        gate.opened.set()
+        events = list(pool.events())
+    assert ends(events) == {"new": "cancelled", "begun": "cancelled", "other": "stop"}
+    assert len([e for e in events if e.request_id == "begun" and e.audio]) <= 1
+    assert all(e.times["queued"] <= e.times["end"] for e in events if e.done)
+
+
+def test_cancelling_between_steps(toy: Bundle) -> None:
+    with Pool(toy, 1) as pool:
+        pool.submit(Request("a", MANY * 50))
+        events = pool.events()
+        next(events)
+        pool.cancel("a")
+        rest = list(events)
+        assert ends(rest) == {"a": "cancelled"}
+        pool.cancel("a")  # it has ended
+        pool.submit(Request("b", "hi"))
+        assert ends(pool.events()) == {"b": "stop"}
+
+
+# --- ends ---
+
+
+def test_nothing_submitted_means_no_events(toy: Bundle) -> None:
+    with Pool(toy, 1) as pool:
+        assert list(pool.events()) == []
+
+
+def test_closing_drops_what_has_not_ended(toy: Bundle, gate: Gate, meddle: Callable[..., Any]) -> None:
+    opened = meddle(gate)
+    pool = Pool(toy, 2)
+    for k in range(5):
+        pool.submit(Request(f"{k}", MANY))
+    assert gate.entered.wait(PATIENCE)
+    gate.opened.set()
+    pool.close()
+    assert {name: session.closed for name, session in opened.items()} == {"text": 1, "frames": 1, "decoder": 1}
+    assert not [t for t in threading.enumerate() if t.name.startswith("vivace-worker")]
+    with pytest.raises(VivaceError, match="the pool is closed"):
+        pool.submit(Request("late", "hi"))
+    with pytest.raises(VivaceError, match="the pool is closed"):
+        list(pool.events())
+    pool.close()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError])
+def test_a_worker_that_dies_is_told(toy: Bundle, error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(self: Engine) -> list[Event]:
+        raise error("planted")
+
+    monkeypatch.setattr(Engine, "step", die)
+    with Pool(toy, 2) as pool:
+        pool.submit(Request("a", "hi"))
+        with pytest.raises(VivaceError, match=r"a worker of the pool has died .*planted"):
+            list(pool.events())
+        with pytest.raises(VivaceError, match="has died"):
+            pool.submit(Request("b", "hi"))
+
+
+def test_ctrl_c_while_waiting(toy: Bundle, meddle: Callable[..., Any]) -> None:
+    released = threading.Event()
+
+    def interrupt(inputs: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        assert released.wait(PATIENCE)
+        return outputs
+
+    opened = meddle(interrupt)
+    with pytest.raises(KeyboardInterrupt), Pool(toy, 1) as pool:
+        pool.submit(Request("a", MANY))
+        try:
+            list(pool.events())
+        finally:
+            released.set()
+    assert opened["decoder"].closed == 1
+
+
+def test_a_family_that_cannot_be_opened_closes_the_sessions(toy: Bundle, meddle: Callable[..., Any]) -> None:
+    opened = meddle(lambda inputs, outputs: outputs)
+    with pytest.raises(UsageError, match="unknown family"):
+        Pool(replace(toy, family="no_such_family"), 2)
+    assert [session.closed for session in opened.values()] == [1, 1, 1]
+
+
+def test_a_stage_that_cannot_be_loaded(toy: Bundle) -> None:
+    broken = replace(toy, stages=(replace(toy.stages[0], file="none.onnx"), *toy.stages[1:]))
+    with pytest.raises(ModelError, match=r"none\.onnx"):
+        Pool(broken, 2)
+
+
+# --- speak_all ---
+
+
+def test_speak_all_gives_whole_audio(toy: Bundle) -> None:
+    with Pool(toy, 2) as pool:
+        spoken = {request.id: audio for request, audio in speak_all(pool, requests())}
+    assert set(spoken) == {request.id for request in requests()}
+    for name in TEXTS:
+        assert spoken[name].samples.shape == spoken[f"{name} in chunks"].samples.shape
+
+
+def test_speak_all_names_the_text_that_fails(toy: Bundle) -> None:
+    with Pool(toy, 2) as pool, pytest.raises(VivaceError, match=r"cannot speak '~~~': .*no letter"):
+        list(speak_all(pool, [Request("a", "hi"), Request("b", "~~~")]))
+
+
+def test_an_engine_leaves_sessions_open_that_are_not_its_own(toy: Bundle) -> None:
+    sessions = module.open_sessions(toy, ONE)
+    for _ in range(2):
+        with Engine(toy, sessions=sessions) as one:
+            assert ends(run(one, Request("a", "hi"))) == {"a": "stop"}
+    for session in sessions.values():
+        session.close()
