@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,74 @@ def test_say_to_a_pipe(voice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         frames = file.readframes(file.getnframes())
         assert file.getnframes() * 2 == len(frames)  # the header's length is the true one
     assert len(frames) == len(raw.buffer.getvalue())
+
+
+class Speaker:
+    """Stands in for the package sounddevice. Its first write lasts until a second chunk was made."""
+
+    class PortAudioError(Exception):
+        pass
+
+    def __init__(self, fault: str = "") -> None:
+        self.heard: list[Any] = []
+        self.fault, self.aborted = fault, 0
+        self.second = threading.Event()
+
+    def OutputStream(self, **settings: Any) -> Speaker:  # noqa: N802 - its name in the package
+        assert settings["channels"] == 1
+        return self
+
+    def __enter__(self) -> Speaker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, samples: Any) -> None:
+        if self.fault:
+            raise self.PortAudioError(self.fault)
+        assert self.second.wait(10), "nothing is made while the first chunk is played"
+        self.heard.append(samples)
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+def made_by_say(monkeypatch: pytest.MonkeyPatch, speaker: Speaker) -> list[Any]:
+    """The pieces of audio that `say` makes, as they come; the second one lets the speaker go on."""
+    from vivace.cli import say
+
+    made: list[Any] = []
+    true = say._pieces
+
+    def pieces(*args: Any) -> Iterator[Any]:
+        for audio in true(*args):
+            made.append(audio)
+            if len(made) == 2:
+                speaker.second.set()
+            yield audio
+
+    monkeypatch.setattr(say, "_pieces", pieces)
+    monkeypatch.setitem(sys.modules, "sounddevice", speaker)
+    return made
+
+
+def test_say_makes_the_next_chunk_while_it_plays(voice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speaker = Speaker()
+    made = made_by_say(monkeypatch, speaker)
+    assert cli.main(["say", str(voice), "one two three. four five six.", "--play", "-q"]) == EXIT_OK
+    assert len(made) > 2
+    assert [len(samples) for samples in speaker.heard] == [len(audio.samples) for audio in made]
+
+
+def test_say_without_a_speaker_says_so(
+    voice: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speaker = Speaker(fault="no device")
+    made_by_say(monkeypatch, speaker)
+    assert cli.main(["say", str(voice), "one two three.", "--play", "-q"]) == EXIT_FAILURE
+    assert "no speaker here (no device)" in capsys.readouterr().err
+    assert speaker.aborted == 1
 
 
 def test_say_reads_files_and_standard_input(voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

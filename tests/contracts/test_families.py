@@ -141,9 +141,9 @@ def test_what_cannot_be_spoken_is_a_sentence(bundle: Bundle) -> None:
     with Engine(bundle, ONE) as engine:
         for text in ("", " \n\t", "…"):
             with pytest.raises(TextError):
-                engine._model.encode(Request("a", text))
+                list(engine._model.encode(Request("a", text)))
         with pytest.raises(UsageError, match="unknown voice 'nobody'"):
-            engine._model.encode(Request("a", "hello", voice="nobody"))
+            list(engine._model.encode(Request("a", "hello", voice="nobody")))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

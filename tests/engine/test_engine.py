@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from engine.driver import SAME, TEXTS, Meddling, audio_of, close, ends, engine, meddling, run
 from vivace.core.audio import join
 from vivace.core.bundle import Bundle
-from vivace.core.errors import UsageError, VivaceError
-from vivace.core.speech import Request
+from vivace.core.errors import TextError, UsageError, VivaceError
+from vivace.core.speech import Request, next_chunk
 from vivace.core.stage import Array, Session, Stage, Tensors
 from vivace.engine.engine import speak, stream
 
@@ -121,8 +122,71 @@ def test_streamed_is_whole(voice: Bundle, chunk: int) -> None:
         whole = speak(e, request)
         pieces = [event.audio for event in stream(e, replace(request, chunk_frames=chunk)) if event.audio]
     assert close(join(pieces), whole)
+    given = 0
+    for piece in (len(piece.samples) // voice.defaults["hop"] for piece in pieces):
+        assert piece <= next_chunk(chunk, given)
+        given += piece
+
+
+def test_chunks_grow_and_a_later_sentence_goes_on_growing(voice: Bundle) -> None:
     hop = voice.defaults["hop"]
-    assert all(len(piece.samples) <= chunk * hop for piece in pieces)
+    with engine(voice) as e:
+        first = len(speak(e, Request("a", "x" * 20 + ".")).samples) // hop
+        events = list(stream(e, Request("a", "x" * 20 + ". " + "y" * 100, chunk_frames=8)))
+        sizes = [len(event.audio.samples) // hop for event in events if event.audio]
+    assert sizes[:3] == [8, 16, 32]
+    ended = next(k for k in range(len(sizes)) if sum(sizes[: k + 1]) == first)
+    assert sizes[ended + 1] == next_chunk(8, first) > 32
+
+
+def test_a_text_is_read_as_it_is_spoken(voice: Bundle) -> None:
+    """When the first sentence is heard, no more than the one after it has been read."""
+    with engine(voice) as e:
+        read: list[int] = []
+        sentence = next(iter(e._model.encode(Request("a", "hello"))))
+
+        def encode(request: Request) -> Iterator[Array]:
+            for k in range(100):
+                read.append(k)
+                yield sentence
+
+        e._model.encode = encode  # type: ignore[method-assign]
+        next(stream(e, Request("a", "any text")))
+        assert read == [0, 1]
+
+
+@pytest.mark.parametrize("chunk", [0, 8])
+def test_what_cannot_be_read_later_ends_the_request_behind_what_was_said(voice: Bundle, chunk: int) -> None:
+    with engine(voice, 2) as e:
+        hello = speak(e, Request("a", "hello"))
+        other = speak(e, Request("b", TEXTS["long"]))
+        sentence = next(iter(e._model.encode(Request("a", "hello"))))
+        true = e._model.encode
+
+        def encode(request: Request) -> Iterator[Array]:
+            if request.id == "b":
+                yield from true(request)
+                return
+            yield sentence
+            raise TextError("the second sentence holds too much")
+
+        e._model.encode = encode  # type: ignore[method-assign]
+        events = run(e, Request("a", "any", chunk_frames=chunk), Request("b", TEXTS["long"]))
+    assert ends(events) == {"a": "error", "b": "stop"}
+    assert close(audio_of(events, "a"), hello)
+    assert close(audio_of(events, "b"), other)
+    assert [event.error for event in events if event.error] == ["the second sentence holds too much"]
+
+
+def test_finished_audio_is_not_kept(voice: Bundle) -> None:
+    """What the engine holds between two steps does not grow with what was said."""
+    with engine(voice) as e:
+        e.add(Request("a", "hello there. " * 20))
+        held = []
+        while not e.idle:
+            e.step()
+            held.append(len(pickle.dumps([s.row for s in e._live.values()])))
+    assert max(held[5:-1]) < 1.2 * max(held[:5])
 
 
 def test_streaming_a_voice_that_moves_in_steps_begins_before_it_is_done(make_toy: Any) -> None:

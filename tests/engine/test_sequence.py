@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from vivace.core.speech import Request
-from vivace.core.stage import seeded
+from vivace.core.stage import Array, seeded
 from vivace.engine.sequence import Sequence
 
 UTTERANCES = [np.array([1, 2]), np.array([3])]
@@ -11,7 +13,7 @@ UTTERANCES = [np.array([1, 2]), np.array([3])]
 
 def test_goes_through_its_utterances_in_order() -> None:
     sequence = Sequence(Request("id", "x"))
-    sequence.start(UTTERANCES)
+    assert sequence.start(UTTERANCES)
     assert sequence.status == "running"
     assert sequence.row is not None
     assert sequence.row.tokens is UTTERANCES[0]
@@ -21,11 +23,37 @@ def test_goes_through_its_utterances_in_order() -> None:
     assert sequence.row is None
 
 
-def test_start_leaves_the_list_of_utterances_alone() -> None:
-    given = list(UTTERANCES)
+def test_nothing_to_take_up() -> None:
     sequence = Sequence(Request("id", "x"))
-    sequence.start(given)
-    assert len(given) == 2
+    assert not sequence.start([])
+    assert sequence.row is None
+
+
+def test_utterances_are_read_one_by_one() -> None:
+    read = []
+
+    def utterances() -> Iterator[Array]:
+        for tokens in UTTERANCES:
+            read.append(tokens)
+            yield tokens
+
+    sequence = Sequence(Request("id", "x"))
+    sequence.start(utterances())
+    assert len(read) == 1
+    sequence.next_row()
+    assert len(read) == 2
+
+
+def test_a_row_knows_how_many_frames_came_before_it() -> None:
+    sequence = Sequence(Request("id", "x"))
+    sequence.start([UTTERANCES[0]] * 3)
+    before = []
+    for frames in (5, 7, 2):
+        assert sequence.row
+        before.append(sequence.row.before)
+        sequence.row.frames = np.zeros((2, frames), np.float32)
+        sequence.next_row()
+    assert before == [0, 5, 12]
 
 
 def test_each_utterance_has_its_own_noise_by_seed_and_place() -> None:

@@ -17,10 +17,11 @@ from families.piper_maker import Shape
 from vivace.core.audio import Audio, join
 from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.errors import ModelError, VivaceError
-from vivace.core.speech import Request
-from vivace.core.stage import RuntimeOptions
+from vivace.core.speech import Request, next_chunk
+from vivace.core.stage import Array, RuntimeOptions, Session, Stage, Tensors, seeded
 from vivace.engine.engine import Engine, speak, stream
-from vivace.families import piper
+from vivace.families import _piper_proof, piper
+from vivace.families import _vits_graph as vits
 
 ONE = RuntimeOptions(threads=1)
 TEXT = "hello there, little voice."
@@ -157,14 +158,122 @@ def test_neighbours_change_nothing(voice: Bundle, max_batch: int) -> None:
         assert np.abs(together - samples).max() < 1e-5
 
 
+def chunks_of(frames: int, first: int) -> list[int]:
+    """Samples of each chunk of a stream of so many frames."""
+    given: list[int] = []
+    while sum(given) < frames:
+        given.append(min(next_chunk(first, sum(given)), frames - sum(given)))
+    return [n * piper_maker.HOP for n in given]
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 5, 16, 10_000])
 def test_streamed_is_whole(voice: Bundle, chunk: int) -> None:
     request = Request("a", TEXT, seed=4)
     with Engine(voice, ONE) as engine:
         whole = speak(engine, request).samples
         pieces = [e.audio for e in stream(engine, replace(request, chunk_frames=chunk)) if e.audio]
-    assert len(pieces) == -(-len(whole) // (chunk * piper_maker.HOP))
+    assert [len(piece.samples) for piece in pieces] == chunks_of(len(whole) // piper_maker.HOP, chunk)
     assert np.abs(join(pieces).samples - whole).max() < 1e-5
+
+
+class Watch:
+    """Given to an engine as `wrap`: how many frames each run of flow and decoder is given."""
+
+    def __init__(self) -> None:
+        self.frames: dict[str, list[int]] = {"text": [], "flow": [], "decoder": []}
+
+    def __call__(self, stage: Stage, session: Session) -> Session:
+        watch, inner = self.frames[stage.name], session
+        tensor = {"text": "input", "flow": "mean", "decoder": "latent"}[stage.name]
+
+        class Watched:
+            def run(self, inputs: Tensors) -> dict[str, Array]:
+                watch.append(inputs[tensor].shape[-1])
+                return inner.run(inputs)
+
+            def close(self) -> None:
+                inner.close()
+
+        return Watched()
+
+
+def test_a_seed_draws_the_noise_it_always_drew(voice: Bundle) -> None:
+    """The same noise from the same generator, given to the stages one after another in one piece each."""
+    sessions = {s.name: _piper_proof._Plain.load(onnx.load(str(voice.file(s.file)))) for s in voice.stages}
+    with Engine(voice, ONE) as engine:
+        request = Request("a", "hello there", seed=11)
+        (ids,) = engine._model.encode(request)
+        spoken = speak(engine, request).samples
+    rng = seeded(11, 0)
+    feed = {
+        "input": ids[None],
+        "input_lengths": np.array([len(ids)], np.int64),
+        "scales": np.array([0.667, 1.0, 0.8], np.float32),
+        "sid": np.array([0], np.int64),
+        vits.DURATION_NOISE: rng.standard_normal((2, len(ids)), np.float32)[None],
+    }
+    feed |= sessions["text"].run(feed)
+    feed[vits.PRIOR_NOISE] = rng.standard_normal(feed[vits.MEAN].shape[1:], np.float32)[None]
+    feed |= sessions["flow"].run(feed)
+    assert np.abs(sessions["decoder"].run(feed)["output"].reshape(-1) - spoken).max() < 1e-6
+
+
+@pytest.mark.parametrize("window", [1, 16, 50])
+def test_a_long_sentence_is_decoded_in_windows_and_is_one_piece_of_audio(voice: Bundle, window: int) -> None:
+    """No run of the decoder grows with the sentence, and nothing is heard of the windows."""
+    watch = Watch()
+    small = replace(voice, defaults={**voice.defaults, "window": window})
+    request = Request("a", TEXT * 4, seed=4)
+    with Engine(small, ONE, wrap=watch) as engine:
+        (audio,) = [event.audio for event in stream(engine, request) if event.audio]
+    assert np.abs(audio.samples - say(voice, TEXT * 4, seed=4)).max() < 1e-5
+    assert max(watch.frames["decoder"]) <= window + 2 * voice.defaults["overlap"]
+    assert len(watch.frames["decoder"]) >= len(audio.samples) / piper_maker.HOP / (window + voice.defaults["overlap"])
+
+
+def test_the_first_chunk_waits_for_its_own_frames_only(voice: Bundle) -> None:
+    watch = Watch()
+    with Engine(voice, ONE, wrap=watch) as engine:
+        next(stream(engine, Request("a", TEXT * 4, chunk_frames=16)))
+    decoded = 16 + voice.defaults["overlap"]
+    assert watch.frames["decoder"] == [decoded]
+    assert watch.frames["flow"] == [decoded + voice.defaults["flow_overlap"]]
+
+
+def test_a_bundle_of_before_runs_its_flow_in_one_piece(voice: Bundle) -> None:
+    watch = Watch()
+    defaults = {key: value for key, value in voice.defaults.items() if key != "flow_overlap"}
+    with Engine(replace(voice, defaults=defaults), ONE, wrap=watch) as engine:
+        spoken = speak(engine, Request("a", TEXT, seed=4, chunk_frames=16)).samples
+    assert watch.frames["flow"] == [len(spoken) // piper_maker.HOP]
+    assert np.abs(spoken - say(voice, TEXT, seed=4)).max() < 1e-5
+
+
+@pytest.mark.parametrize("which", ["latent", "mean"])
+def test_a_wrong_receptive_field_is_noticed_at_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    true = piper.receptive_field
+
+    def less(model: Any, sources: Any = ("latent",)) -> tuple[int, int]:
+        reach, rate = true(model, sources)
+        return reach - 3 * (which in sources), rate
+
+    monkeypatch.setattr(piper, "receptive_field", less)
+    with pytest.raises(ModelError, match="decoding this voice in windows changes its samples"):
+        piper.import_(piper_maker.make(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_flow_that_sees_everything_is_refused(tmp_path: Path) -> None:
+    """Its windows could not be exact."""
+    model = piper_maker.make(tmp_path)
+    loaded = onnx.load(str(model))
+    node = next(n for n in loaded.graph.node if n.name == "/flow/flows.1/Tanh")
+    node.op_type = "Softmax"
+    onnx.save(loaded, str(model))
+    with pytest.raises(ModelError, match="receptive field of the flow is unknown: it has a Softmax layer"):
+        piper.import_(model, tmp_path / "out")
 
 
 def test_one_overlap_frame_less_would_be_heard(voices: dict[str, Bundle]) -> None:

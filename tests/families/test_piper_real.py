@@ -81,7 +81,7 @@ def test_it_is_what_it_is_known_to_be(real_voice: Bundle) -> None:
     assert open_bundle(real_voice.path) == real_voice
     assert (real_voice.sample_rate, real_voice.voices) == (22050, ())
     assert real_voice.defaults["hop"] == 256
-    assert 10 <= real_voice.defaults["overlap"] <= 14
+    assert (real_voice.defaults["overlap"], real_voice.defaults["flow_overlap"]) == (12, 32)
     assert 60e6 < real_voice.size < 70e6
 
 
@@ -92,6 +92,20 @@ def test_streamed_is_whole(engine: Engine, chunk: int) -> None:
     pieces = [e.audio for e in stream(engine, replace(request, chunk_frames=chunk)) if e.audio]
     assert len(pieces) > 1
     assert np.abs(join(pieces).samples - whole).max() < 1e-5
+
+
+@pytest.mark.parametrize("scales", [STILL, {}], ids=["still", "noisy"])
+@pytest.mark.parametrize("window", [64, 384])
+def test_windows_are_the_whole(real_voice: Bundle, scales: dict[str, float], window: int) -> None:
+    """A sentence of several windows, against flow and decoder in one piece each."""
+    request = Request("a", " ".join(TEXTS[2:] * 2).replace(". When", " when"), seed=5, **scales)
+    defaults = {key: value for key, value in real_voice.defaults.items() if key != "flow_overlap"}
+    with Engine(replace(real_voice, defaults={**defaults, "window": 10**6}), RuntimeOptions(threads=1)) as opened:
+        whole = speak(opened, request).samples
+    assert len(whole) > 2 * 384 * 256
+    with Engine(replace(real_voice, defaults={**real_voice.defaults, "window": window})) as opened:
+        for chunk in (0, 32):
+            assert np.abs(speak(opened, replace(request, chunk_frames=chunk)).samples - whole).max() < 1e-5
 
 
 def test_neighbours_change_nothing(engine: Engine) -> None:

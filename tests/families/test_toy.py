@@ -15,7 +15,8 @@ from vivace.core.errors import ModelError
 from vivace.core.speech import Request
 from vivace.core.stage import RuntimeOptions
 from vivace.engine.engine import Engine, speak
-from vivace.families import _toy_graph, _vits_graph, toy
+from vivace.families import _toy_graph, toy
+from vivace.families._receptive_field import receptive_field
 
 ONE = RuntimeOptions(threads=1)
 
@@ -88,7 +89,7 @@ def test_the_overlap_is_the_decoders_reach(toy: Bundle) -> None:
     assert 20 - overlap <= touched.min() < touched.max() <= 20 + overlap
     assert max(20 - touched.min(), touched.max() - 20) >= overlap - 1
     model = onnx.load(str(toy.file("stages/decoder.onnx")))
-    assert _vits_graph.receptive_field(model) == (overlap, hop)
+    assert receptive_field(model) == (overlap, hop)
 
 
 def test_steps_change_how_frames_come_but_not_how_many(make_toy: Any) -> None:

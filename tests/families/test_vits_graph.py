@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from families import piper_maker
 from families.piper_maker import Shape
@@ -145,124 +143,6 @@ def test_a_graph_without_frame_mask_is_refused() -> None:
                     node.input[k] = "ones"
     with pytest.raises(ModelError, match="no mask"):
         vits.split(model)
-
-
-# --- receptive field ---
-
-
-def reach(decoder: Any, speakers: int, channels: int, frames: int = 60) -> int:
-    """By experiment: how many frames away a frame changes samples."""
-    rng = np.random.default_rng(0)
-    latent = rng.standard_normal((1, channels, frames)).astype(np.float32)
-    changed = latent.copy()
-    middle = frames // 2
-    changed[:, :, middle] += rng.standard_normal(channels).astype(np.float32)
-    speaker = {"speaker": rng.standard_normal((1, piper_maker.SPEAKER_CHANNELS, 1)).astype(np.float32)}
-    one, other = (
-        run(decoder, {"latent": x, **speaker})["output"].reshape(frames, -1).astype(np.float64)
-        for x in (latent, changed)
-    )
-    touched = np.flatnonzero((one != other).any(axis=1))
-    return int(max(middle - touched.min(), touched.max() - middle))
-
-
-def test_the_receptive_field_is_the_measured_one(shape: Shape, parts: dict[str, Any]) -> None:
-    overlap, hop = vits.receptive_field(parts[vits.DECODER])
-    assert hop == piper_maker.HOP
-    measured = reach(parts[vits.DECODER], shape.speakers, piper_maker.CHANNELS)
-    assert measured <= overlap <= measured + 1
-
-
-def random_decoder(layers: list[tuple[str, int, int]]) -> Any:
-    """Convolutions ("conv", kernel, dilation) and upsamplers ("up", kernel over stride, stride), positive weights."""
-    nodes, weights, x = [], [], "latent"
-    for k, (kind, size, step) in enumerate(layers):
-        kernel = size if kind == "conv" else size * step
-        weights.append(numpy_helper.from_array(np.full((1, 1, kernel), 1 / kernel, np.float32), f"w{k}"))
-        if kind == "conv":
-            pad = (kernel - 1) * step // 2
-            more: dict[str, Any] = {"pads": [pad, (kernel - 1) * step - pad], "dilations": [step]}
-            nodes.append(helper.make_node("Conv", [x, f"w{k}"], [f"x{k}"], **more))
-        else:
-            pad = kernel - step
-            more = {"pads": [pad // 2, pad - pad // 2], "strides": [step]}
-            nodes.append(helper.make_node("ConvTranspose", [x, f"w{k}"], [f"x{k}"], **more))
-        x = f"x{k}"
-    nodes.append(helper.make_node("Identity", [x], ["output"]))
-    latent = helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["batch", 1, "frames"])
-    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 1, "samples"])
-    graph = helper.make_graph(nodes, "decoder", [latent], [output], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)])
-    model.ir_version = 8
-    return model
-
-
-convs = st.tuples(st.just("conv"), st.integers(1, 7), st.integers(1, 3))
-ups = st.tuples(st.just("up"), st.integers(1, 3), st.integers(1, 4))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(convs | ups, min_size=1, max_size=5).filter(lambda made: np.prod([s for k, _, s in made]) <= 64))
-def test_the_receptive_field_covers_any_stack_of_layers(layers: list[tuple[str, int, int]]) -> None:
-    decoder = random_decoder(layers)
-    overlap, hop = vits.receptive_field(decoder)
-    assert hop == np.prod([step for kind, _, step in layers if kind == "up"], dtype=int)
-    frames = 2 * overlap + 4
-    middle = overlap + 2
-    latent = np.zeros((1, 1, frames), np.float32)
-    latent[0, 0, middle] = 1
-    heard = run(decoder, {"latent": latent})["output"].reshape(frames, hop).any(axis=1)
-    touched = np.flatnonzero(heard)
-    assert max(middle - touched.min(), touched.max() - middle) <= overlap
-
-
-def reshape_layer(graph: Any) -> None:
-    graph.node[0].op_type = "GlobalAveragePool"
-    del graph.node[0].attribute[:]
-
-
-def strided(graph: Any) -> None:
-    graph.node[0].attribute.append(helper.make_attribute("strides", [2]))
-
-
-def computed_weight(graph: Any) -> None:
-    graph.node[0].input[1] = "latent"
-
-
-def two_rates(graph: Any) -> None:
-    graph.node[-1].op_type = "Add"
-    graph.node[-1].input.append("latent")
-
-
-def auto_padded(graph: Any) -> None:
-    graph.node[0].attribute.append(helper.make_attribute("auto_pad", "SAME_UPPER"))
-
-
-@pytest.mark.parametrize(
-    ("edit", "words"),
-    [
-        (reshape_layer, "GlobalAveragePool"),
-        (strided, "stride"),
-        (computed_weight, "weight"),
-        (two_rates, "different rates"),
-        (auto_padded, "auto_pad"),
-    ],
-)
-def test_a_decoder_whose_reach_is_unknown_is_refused(edit: Any, words: str) -> None:
-    decoder = random_decoder([("conv", 3, 1), ("up", 2, 4)])
-    edit(decoder.graph)
-    with pytest.raises(ModelError, match=words):
-        vits.receptive_field(decoder)
-
-
-def test_weights_in_constant_nodes_are_measured_too() -> None:
-    decoder = random_decoder([("conv", 5, 1), ("up", 2, 4)])
-    expected = vits.receptive_field(decoder)
-    nodes = [helper.make_node("Constant", [], [w.name], value=w) for w in decoder.graph.initializer]
-    nodes += decoder.graph.node
-    del decoder.graph.initializer[:], decoder.graph.node[:]
-    decoder.graph.node.extend(nodes)
-    assert vits.receptive_field(decoder) == expected
 
 
 # --- join ---

@@ -7,9 +7,13 @@ from hypothesis import strategies as st
 
 from vivace.core import registry
 from vivace.core.errors import ModelError, TextError
-from vivace.text.characters import tokens
+from vivace.text import characters
 
 LETTERS: dict[str, Any] = {"characters": ["<pad>", *string.ascii_lowercase, " ", ".", "?"], "lowercase": True}
+
+
+def tokens(text: str, voice: dict[str, Any]) -> list[list[int]]:
+    return list(characters.tokens(text, voice))
 
 
 def spelled(ids: list[int], voice: dict[str, Any] = LETTERS) -> str:
@@ -61,4 +65,4 @@ def test_every_text_gives_known_ids_or_a_text_error(text: str) -> None:
 
 
 def test_registered() -> None:
-    assert registry.load("text", "characters").tokens is tokens
+    assert registry.load("text", "characters").tokens is characters.tokens

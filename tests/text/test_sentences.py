@@ -1,13 +1,15 @@
 import sys
 import unicodedata
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vivace.core.errors import MissingDependency
+from vivace.text import _sentences
 from vivace.text._clean import clean
-from vivace.text._sentences import LIMIT, paragraphs, split
+from vivace.text._sentences import BLOCK, LIMIT, blocks, paragraphs
 
 PROSE = st.lists(
     st.sampled_from(
@@ -33,6 +35,10 @@ PROSE = st.lists(
     ),
     max_size=200,
 ).map(" ".join)
+
+
+def split(*args: Any, **more: Any) -> list[str]:
+    return list(_sentences.split(*args, **more))
 
 
 def solid(text: str) -> str:
@@ -120,6 +126,40 @@ def test_no_cut_inside_a_combining_or_emoji_sequence() -> None:
 
 def test_paragraphs() -> None:
     assert paragraphs(" a\nb \n \n\nc\td ") == ["a b", "c d"]
+
+
+def test_sentences_are_found_as_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    ends = _sentences._ends
+
+    def noting(window: str, language: str) -> list[int]:
+        seen.append(window)
+        return ends(window, language)
+
+    monkeypatch.setattr(_sentences, "_ends", noting)
+    assert next(_sentences.split("A plain sentence stands here. " * 1000)) == "A plain sentence stands here."
+    assert len(seen) == 1
+    assert len(seen[0]) <= 2 * LIMIT
+
+
+@given(PROSE, st.integers(1, 300))
+def test_blocks_are_the_paragraph(text: str, size: int) -> None:
+    for paragraph in paragraphs(text):
+        found = list(blocks(paragraph, size))
+        assert " ".join(found).strip() == paragraph
+        assert all(len(block) > size for block in found[:-1])
+
+
+def test_a_block_ends_where_a_sentence_surely_does() -> None:
+    text = "I met Prof. Smith. He was approx. Ten years older. The weather was terrible. So nobody came. "
+    paragraph = (text * 40).strip()
+    found = list(blocks(paragraph))
+    assert len(found) == 4
+    assert all(BLOCK < len(block) < BLOCK + 2 * len(text) for block in found[:-1])
+    assert {block.split(". ")[-1] for block in found[:-1]} == {"The weather was terrible."}
+    assert [s for block in found for s in split(block)] == split(paragraph)
+    assert list(blocks("")) == [""]
+    assert list(blocks("a. " * 1000)) == ["a. " * 1000]
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """An optimize report of realistic shape with real (synthesized) audio. Loaded by test_report.py."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import soundfile
@@ -226,6 +227,102 @@ def report():
         details=details,
         created="2026-03-14T09:26:53+00:00",
     )
+
+
+FLOW = [f"flow/flows.{k}" for k in (6, 4, 2, 0)]
+EARLY, MIDDLE = "dec/conv_pre to dec/resblocks.1", "dec/ups.1 to dec/resblocks.3"
+NATIVE = "text: onnxruntime fp32 2-D; flow: onnxruntime fp32 split; decoder: onnxruntime fp32 blocked"
+BF16 = "text: onnxruntime fp32 2-D; flow: openvino bf16; decoder: openvino bf16 2-D"
+
+
+def searched():
+    """The report of a search: the first candidate was refused, the second kept."""
+    tried = [
+        (NATIVE, 0.73, 0.0, 0.0, 63.0, False),
+        (BF16, 0.529, 0.004, 0.008, 62.9, False),
+        (f"{BF16}; INT8 (minmax) in {', '.join([*FLOW, EARLY])}", 0.495, 0.047, 0.026, 40.2, False),
+        (f"{BF16}; INT8 (minmax) in {EARLY}", 0.505, 0.006, 0.011, 61.2, False),
+        (f"{BF16}; INT8 (minmax) in {EARLY}, dec/resblocks.2, {MIDDLE}", 0.513, 0.087, 0.022, 58.7, False),
+        (
+            f"{NATIVE}; INT8 (minmax) in {FLOW[0]}, {EARLY}; INT8 (percentile) in {FLOW[2]}",
+            0.606,
+            0.024,
+            0.022,
+            45.0,
+            False,
+        ),
+        (f"{NATIVE}; INT8 (minmax) in {EARLY}", 0.694, -0.015, 0.009, 59.7, False),
+        (f"{NATIVE}; INT8 (minmax) in {MIDDLE}", 0.701, 0.038, 0.024, 57.1, True),
+    ]
+    first, second = tried[2][0], tried[3][0]
+    keys = ("what", "time", "loss", "error", "mb", "moved")
+    figures = [(t[1], t[2], t[4]) for t in tried]
+    trials = [
+        dict(zip(keys, t, strict=True))
+        | {"chosen": t[0] == second}
+        | {"front": not any(o != f and all(a <= b for a, b in zip(o, f, strict=True)) for o in figures)}
+        for t, f in zip(tried, figures, strict=True)
+    ]
+    ways = {
+        "text": (("onnxruntime fp32 2-D", 6.6), ("onnxruntime fp32", 6.9)),
+        "flow": (("openvino bf16", 10.9), ("onnxruntime fp32 split", 12.0), ("onnxruntime fp32", 13.0)),
+        "decoder": (("openvino bf16 2-D", 23.1), ("onnxruntime fp32 blocked", 37.0), ("onnxruntime fp32", 55.6)),
+    }
+    costs = [("flow", name, "minmax", 0.011, 0.012, (1.89, 0.32)) for name in FLOW]
+    costs += [("decoder", EARLY, "minmax", -0.015, 0.009, (3.07, 0.08))]
+    costs += [
+        ("decoder", MIDDLE, method, loss, 0.024, (0.91, -0.57))
+        for method, loss in (("minmax", 0.038), ("percentile", 0.029))
+    ]
+    passes = [
+        "graph_cleanup",
+        "layout_conv2d (stages=text,decoder, blocked=False)",
+        "int8_static (stages=decoder, include=7 patterns)",
+        "place (precision=bf16, stages=flow,decoder)",
+    ]
+
+    def judged(k, words, parent, kept, reasons, mos):
+        told = trial("+".join(p.split(" ")[0] for p in passes), f"candidate {k}: {words}", "v0", f"v{k}", kept, reasons,
+                     2.0, (63.2, 61.2), mos, {"passes": passes})  # fmt: skip
+        row = variant(
+            k, f"+ candidate {k}: {words}", kept, 61.2, {1: 2.0, 2: 1.9}, (4.21 + mos, 3.3, 0.05, 1.1), 520.0, 0.4
+        )
+        return told, row
+
+    base = report()
+    refused = judged(
+        1, first, "v0", False, ["predicted MOS falls by 0.25 (0.21 to 0.29), more than the margin of 0.211"], -0.25
+    )
+    kept = judged(2, second, "v0", True, [], -0.01)
+    details = {
+        **base.details,
+        "command": "vivace optimize joe.onnx -o best --search --minutes 10",
+        "recipe": {"name": "search for latency", "summary": second, "objective": "speed", "passes": []},
+        "budget": {},
+        "variants": [base.details["variants"][0], refused[1], kept[1]],
+        "trials": [refused[0], kept[0]],
+        "attribution": [share(name, True, 1.2, 0.25, 0.5, 0.25, "") for name in passes],
+        "final": "v2",
+        "search": {
+            "objective": "latency",
+            "minutes": 10.0,
+            "margin": 0.103,
+            "stages": [{"stage": s, "way": way, "ms": ms} for s, found in ways.items() for way, ms in found],
+            "parts": [
+                {
+                    "stage": stage,
+                    "part": part,
+                    "method": method,
+                    "predicted_mos_lost": loss,
+                    "standard_error": error,
+                    "ms_won": dict(zip((ways[stage][1][0], ways[stage][0][0]), won, strict=True)),
+                }
+                for stage, part, method, loss, error, won in costs
+            ],
+            "trials": trials,
+        },
+    }  # fmt: skip
+    return replace(base, details=details)
 
 
 def damage(name, seen, missed, mos, wer):

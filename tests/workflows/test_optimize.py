@@ -133,7 +133,7 @@ def test_interrupted_and_resumed(toy: Bundle, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(_judge, "measure", timed({}))
     from vivace.workflows import clips
 
-    monkeypatch.setattr(clips, "speak", interrupt)  # all clips are there: nothing is spoken again
+    monkeypatch.setattr(clips, "Pool", interrupt)  # all clips are there: nothing is spoken again
     assert go(toy, tmp_path / "out", plan(("weights_fp16", "size"))).met
 
 

@@ -79,8 +79,23 @@ def test_measure_pairs_every_arm_in_every_round(toy: Bundle) -> None:
         assert {name: len(runs) for name, runs in timings.whole[arm].items()} == {"short": 3, "long": 3}
         assert all(first <= 10 for first in timings.first[arm]["long"])
         assert timings.audio[arm]["long"] > timings.audio[arm]["short"]
+        assert timings.gap[arm]["long"] == timings.low[arm]["long"] == []
     with pytest.raises(UsageError, match="at least 3"):
         measure({"a": toy}, rounds=2)
+
+
+def test_streams_are_played_to_their_end_if_asked(toy: Bundle) -> None:
+    timings = measure({"a": toy}, rounds=3, spoken_texts={"long": "one two three four five six seven."}, streams=True)
+    first, gap, low = (kept["a"]["long"] for kept in (timings.first, timings.gap, timings.low))
+    assert len(first) == len(gap) == len(low) == 3
+    assert all(0 < seconds < 10 for seconds in first + gap)
+    assert all(-10 < seconds < timings.audio["a"]["long"] for seconds in low)
+
+
+def test_old_timings_are_read() -> None:
+    """A resumed run may have kept some of before."""
+    old = {"threads": 1, "characters": {}, "whole": {}, "first": {}, "audio": {}, "load": {}}
+    assert Timings(**old).gap == {}
 
 
 def test_ratio_and_overall_are_those_of_the_medians() -> None:
@@ -102,4 +117,8 @@ def test_benchmark_reports_every_arm(toy: Bundle, monkeypatch: pytest.MonkeyPatc
     assert report.get("b/speedup").n == 3
     assert report.get("a/memory_peak").value == 20.0
     assert report.settings["yardstick"] == "a"
+    for name in ("ttfa", "worst_gap", "buffer_low"):
+        rows = [m for m in report.measurements if m.name == f"b/{name}"]
+        assert [m.scope.split()[0] for m in rows] == ["short", "medium", "long"]
+        assert all(m.n == 3 and m.unit == "ms" for m in rows)
     assert vivace.Report.from_json(report.to_json()) == report

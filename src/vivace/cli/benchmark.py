@@ -10,7 +10,9 @@ from vivace.core.errors import EXIT_OK, UsageError
 from vivace.core.report import Report
 
 HELP = """Times models on short, medium and long text, interleaved in one run after warm-up; the first is the yardstick.
-Speed is a ratio of medians with its 95% interval. RTF is compute over audio: lower is faster.
+Speed is a ratio of medians with its 95% interval. RTF is compute over audio: lower is faster. Streamed: TTFA is the
+time to the first audio, gap the longest wait between two chunks, left the least that a listener had left to play
+(below 0 the voice is too slow to be heard while it is made).
 
   vivace benchmark voice small --threads 1
 """
@@ -48,8 +50,9 @@ def _show(report: Report, arms: list[str]) -> None:
     rows = []
     for arm in arms:
         for p50 in [m for m in report.measurements if m.name == f"{arm}/latency_p50"]:
-            p95, rtf, ttfa, up = (
-                report.get(f"{arm}/{n}", p50.scope) for n in ("latency_p95", "rtf", "ttfa", "speedup")
+            p95, rtf, ttfa, gap, low, up = (
+                report.get(f"{arm}/{n}", p50.scope)
+                for n in ("latency_p95", "rtf", "ttfa", "worst_gap", "buffer_low", "speedup")
             )
             rows.append(
                 [
@@ -59,11 +62,13 @@ def _show(report: Report, arms: list[str]) -> None:
                     f"{p95.value:.1f}",
                     f"{rtf.value:.4f}",
                     f"{ttfa.value:.1f}",
+                    f"{gap.value:.1f}",
+                    f"{low.value:.0f}",
                     f"{up.value:.2f} [{up.low:.2f}, {up.high:.2f}]",
                 ]
             )
     title = f"{threads_words(report.settings['threads'])}, {report.settings['rounds']} rounds, {report.machine['cpu']}"
-    table(title, ["model", "text", "p50 ms", "p95 ms", "RTF", "TTFA ms", f"times {arms[0]}"], rows)
+    table(title, ["model", "text", "p50 ms", "p95 ms", "RTF", "TTFA ms", "gap ms", "left ms", f"times {arms[0]}"], rows)
     sizes = [
         [arm, *(f"{report.get(f'{arm}/{n}').value:.1f}" for n in ("size", "memory_loaded", "memory_peak"))]
         + [f"{report.get(f'{arm}/load').value:.2f}"]

@@ -6,13 +6,15 @@ import argparse
 import io
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from vivace.cli._common import MODEL_HELP, find_bundle, print_json, write_out
 from vivace.core.audio import Audio, join
 from vivace.core.errors import EXIT_OK, MissingDependency, UsageError, VivaceError
-from vivace.core.speech import Request
+from vivace.core.speech import FIRST_CHUNK, Request
 from vivace.core.stage import RuntimeOptions
 
 HELP = """Speaks a text.
@@ -22,8 +24,8 @@ HELP = """Speaks a text.
   vivace say voice --file book.txt --raw | aplay -r 22050 -f S16_LE   raw PCM, as it is made
   vivace say voice "Hello there." --play               to the speaker
 """
+AHEAD = 8  # chunks that are made before they are played
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
-STREAM_FRAMES = 64  # of a chunk when streaming: about 0.75 s of speech at 86 frames a second
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         noise_scale=args.noise_scale,
         noise_w=args.noise_w,
-        chunk_frames=STREAM_FRAMES if streaming else 0,
+        chunk_frames=FIRST_CHUNK if streaming else 0,
         max_seconds=args.max_seconds,
     )
     bundle = find_bundle(args.model)
@@ -135,11 +137,25 @@ def _play(pieces: Iterator[Audio], rate: int) -> float:
     except OSError as error:
         raise VivaceError(f"no sound: {error}; install PortAudio, or write a file with -o") from None
     seconds = 0.0
+    waiting: deque[Future[None]] = deque()
     try:
-        with sounddevice.OutputStream(samplerate=rate, channels=1, dtype="float32") as speaker:
-            for audio in pieces:
-                speaker.write(audio.samples[:, None])
-                seconds += audio.seconds
+        with (
+            sounddevice.OutputStream(samplerate=rate, channels=1, dtype="float32") as speaker,
+            # Writing lasts as long as playing: in a thread of its own, so that the next chunk is made meanwhile.
+            ThreadPoolExecutor(1) as writer,
+        ):
+            try:
+                for audio in pieces:
+                    waiting.append(writer.submit(speaker.write, audio.samples[:, None]))
+                    seconds += audio.seconds
+                    if len(waiting) > AHEAD:
+                        waiting.popleft().result()
+                for written in waiting:
+                    written.result()
+            except (KeyboardInterrupt, sounddevice.PortAudioError):  # after any other fault, what was made is played
+                writer.shutdown(wait=False, cancel_futures=True)
+                speaker.abort()
+                raise
     except sounddevice.PortAudioError as error:
         raise VivaceError(f"no speaker here ({error}); write a file with -o") from None
     return seconds

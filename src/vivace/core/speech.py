@@ -13,6 +13,8 @@ from vivace.core.errors import UsageError
 from vivace.core.stage import Array
 
 MAX_CHARACTERS = 200_000
+FIRST_CHUNK = 32  # frames with which `say` and `benchmark` begin a stream: 0.4 s of speech at 86 frames a second
+LARGEST_CHUNK = 256  # frames
 Reason = Literal["stop", "length", "error", "cancelled"]
 
 
@@ -21,7 +23,8 @@ class Request:
     """One text to be spoken.
 
     `speed` above 1 is faster; None for a noise scale means the voice's own default.
-    `chunk_frames` 0 renders each sentence whole; above 0 it streams chunks of that many frames.
+    `chunk_frames` 0 renders each sentence whole; above 0 it streams: a first chunk of that many frames, then larger
+    ones (see `next_chunk`).
     `max_seconds` bounds the audio of one request, whatever the model does.
     Raises UsageError for a value outside its range.
     """
@@ -54,6 +57,15 @@ class Request:
             raise UsageError(f"max_seconds is {self.max_seconds}; it must be above 0 and finite")
 
 
+def next_chunk(first: int, given: int) -> int:
+    """Frames of the next chunk of a stream whose first chunk has `first`, when `given` were given so far.
+
+    Chunks double, up to LARGEST_CHUNK: each is at most as long as all before it and the first once more, so that a
+    listener has enough to play while it is made; the sizes are few, which spares runtimes that compile for each.
+    """
+    return int(first << (min(given + first, max(first, LARGEST_CHUNK)) // first).bit_length() - 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Event:
     """A piece of audio, the end of a request, or both.
@@ -74,13 +86,15 @@ class Row:
     """One utterance (a sentence of a request) on its way through a family. Mutable; owned by the engine.
 
     The family's `advance` fills `frames` (frame axis last) and sets `done`; its `render` moves `rendered`
-    forward. A row is finished when it is done and all its frames are rendered.
+    forward by `due`. A row is finished when it is done and all its frames are rendered.
+    `before` is the number of frames of the request's earlier utterances.
     `held` is for models that move in steps: how many of the last frames cannot be rendered before more come.
     """
 
     request: Request
     tokens: Array
     rng: np.random.Generator
+    before: int = 0
     frames: Array | None = None
     done: bool = False
     rendered: int = 0
@@ -92,12 +106,22 @@ class Row:
         return 0 if self.frames is None else int(self.frames.shape[-1])
 
     @property
+    def due(self) -> int:
+        """How many frames `render` makes next: all that are left or, in a stream, the next chunk of them."""
+        return min(self._chunk, self.total_frames - self.rendered)
+
+    @property
     def speakable(self) -> bool:
         """Whether `render` has something to do: all frames of a row that is done, or a whole chunk before that."""
         if self.done:
             return self.rendered < self.total_frames
-        return 0 < self.request.chunk_frames <= self.total_frames - self.held - self.rendered
+        return bool(self.request.chunk_frames) and self._chunk <= self.total_frames - self.held - self.rendered
 
     @property
     def finished(self) -> bool:
         return self.done and self.rendered >= self.total_frames
+
+    @property
+    def _chunk(self) -> int:
+        first = self.request.chunk_frames
+        return next_chunk(first, self.before + self.rendered) if first else self.total_frames

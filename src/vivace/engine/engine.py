@@ -98,11 +98,8 @@ class Engine:
         running = []
         for sequence in self._scheduler.pick():
             try:
-                if sequence.status == "waiting":
-                    utterances = self._model.encode(sequence.request)
-                    if not utterances:
-                        raise TextError("the text holds nothing that can be spoken")
-                    sequence.start(utterances)
+                if sequence.status == "waiting" and not sequence.start(self._model.encode(sequence.request)):
+                    raise TextError("the text holds nothing that can be spoken")
                 running.append(sequence)
             except Exception as error:  # noqa: BLE001
                 events.append(self._fail(sequence, error))
@@ -149,11 +146,13 @@ class Engine:
                 audio, reason = Audio(audio.samples[:room], audio.rate), "length"
             sequence.samples += len(audio.samples)
             sequence.times.setdefault("first_audio", self._clock())
-        if reason is None and sequence.row.finished and not sequence.next_row():
-            reason = "stop"
-        if reason:
-            return [self._end(sequence, reason, audio)]
-        return [Event(sequence.request.id, audio, times=dict(sequence.times))] if audio else []
+        spoken = [Event(sequence.request.id, audio, times=dict(sequence.times))] if audio else []
+        try:
+            if reason is None and sequence.row.finished and not sequence.next_row():
+                reason = "stop"
+        except Exception as error:  # noqa: BLE001 - the text goes on with what cannot be read
+            return [*spoken, self._fail(sequence, error)]
+        return [self._end(sequence, reason, audio)] if reason else spoken
 
     def _fail(self, sequence: Sequence, error: Exception) -> Event:
         if isinstance(error, VivaceError):

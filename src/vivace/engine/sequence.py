@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,27 +14,29 @@ Status = Literal["waiting", "running", "finished", "failed", "cancelled"]
 
 @dataclass(eq=False)
 class Sequence:
-    """The engine's mutable twin of a Request. `tokens` are the utterances that have not begun."""
+    """The engine's mutable twin of a Request. `tokens` are the utterances that have not begun, read one by one."""
 
     request: Request
     status: Status = "waiting"
-    tokens: list[Array] = field(default_factory=list)
+    tokens: Iterator[Array] = field(default_factory=lambda: iter(()))
     row: Row | None = None
     begun: int = 0
     samples: int = 0
     times: dict[str, float] = field(default_factory=dict)
 
-    def start(self, utterances: list[Array]) -> None:
-        self.tokens = list(utterances)
+    def start(self, utterances: Iterable[Array]) -> bool:
+        """Takes up the first utterance; False if there is none."""
+        self.tokens = iter(utterances)
         self.status = "running"
-        self.next_row()
+        return self.next_row()
 
     def next_row(self) -> bool:
         """Takes up the next utterance; False if there is none. Its noise depends on the request's seed and its
         own place in the text only, never on what runs beside it."""
-        if not self.tokens:
-            self.row = None
-            return False
-        self.row = Row(self.request, self.tokens.pop(0), seeded(self.request.seed, self.begun))
-        self.begun += 1
-        return True
+        before = self.row.before + self.row.total_frames if self.row else 0
+        self.row = None
+        for tokens in self.tokens:
+            self.row = Row(self.request, tokens, seeded(self.request.seed, self.begun), before)
+            self.begun += 1
+            return True
+        return False

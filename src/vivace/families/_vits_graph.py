@@ -6,7 +6,6 @@ Stages (VITS, Kim et al. 2021): `text` (text encoder, durations, expansion to fr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -69,14 +68,14 @@ class Graph:
                 found.add(k)
         return found
 
-    def dims(self, name: str) -> list[int] | None:
-        """The shape of an initializer or a Constant node; None for anything computed."""
+    def constant(self, name: str) -> Any:
+        """The TensorProto of an initializer or a Constant node; None for anything computed."""
         if name in self.constants:
-            return list(self.constants[name].dims)
+            return self.constants[name]
         node = self.nodes[self.producer[name]] if name in self.producer else None
         if node is None or node.op_type != "Constant" or node.attribute[0].name != "value":
             return None
-        return list(node.attribute[0].t.dims)
+        return node.attribute[0].t
 
 
 def find_cut(graph: Graph) -> Cut:
@@ -147,6 +146,16 @@ def split(model: Any) -> dict[str, Any]:
     }
 
 
+def in_time(flow: Any) -> list[str]:
+    """The inputs of a flow stage that have a value for each frame. Raises ModelError for an input of unknown kind."""
+    inputs = [i.name for i in flow.graph.input]
+    named = {name: name.split("_")[0] for name in inputs}
+    other = [name for name in inputs if named[name] not in (*_TIMED, SPEAKER, "scales", "sid")]
+    if other:
+        raise ModelError(f"the flow of this voice takes {other[0]}, and whether that runs in time is not known")
+    return [name for name in inputs if named[name] in _TIMED]
+
+
 def _needs(graph: Graph, nodes: set[int]) -> set[str]:
     made = _makes(graph, nodes)
     return {t for k in nodes for t in graph.nodes[k].input if t and t not in made and t not in graph.constants}
@@ -197,6 +206,8 @@ _SHAPES: dict[str, list[str | int]] = {
     "duration": ["batch_size", DURATION_CHANNELS, "phonemes"],
 }
 
+_TIMED = ("mean", "log", "prior", "mask")  # the first words of the names of what runs in time
+
 
 def _renamed(node: Any, names: dict[str, str]) -> Any:
     import onnx
@@ -207,51 +218,6 @@ def _renamed(node: Any, names: dict[str, str]) -> Any:
         for k, name in enumerate(field):
             field[k] = names.get(name, name)
     return copy
-
-
-def receptive_field(model: Any) -> tuple[int, int]:
-    """(frames of context that one output sample needs on its worse side, samples for each frame) of a decoder stage.
-
-    Follows every path from the latent to the output, adding each layer's reach at that layer's rate.
-    Raises ModelError if the layers on the way are not plain convolutions and element-wise operations.
-    """
-    graph = Graph(model)
-    reach: dict[str, tuple[float, float, int]] = {LATENT: (0.0, 0.0, 1)}  # left, right (frames), samples for a frame
-    for node in graph.nodes:
-        known = [reach[t] for t in node.input if t in reach]
-        if not known:
-            continue
-        rate = known[0][2]
-        if any(k[2] != rate for k in known):
-            raise ModelError(f"the decoder adds signals of different rates at {node.name}")
-        left, right = max(k[0] for k in known), max(k[1] for k in known)
-        if node.op_type in ("Conv", "ConvTranspose"):
-            attributes = {a.name: list(a.ints) for a in node.attribute if a.ints}
-            weight = graph.dims(node.input[1])
-            if weight is None:
-                raise ModelError(f"the decoder's receptive field is unknown: the weight of {node.name} is computed")
-            if any(a.name == "auto_pad" and a.s != b"NOTSET" for a in node.attribute):
-                raise ModelError(f"the decoder's receptive field is unknown: {node.name} has auto_pad")
-            kernel = weight[-1]
-            pad = attributes.get("pads", [0, 0])[0]
-            if node.op_type == "Conv":
-                if attributes.get("strides", [1])[0] != 1:
-                    raise ModelError(f"the decoder's receptive field is unknown: {node.name} has a stride")
-                span = (kernel - 1) * attributes.get("dilations", [1])[0]
-                left, right = left + pad / rate, right + (span - pad) / rate
-            else:
-                stride = attributes.get("strides", [1])[0]
-                left, right = left + (kernel - 1 - pad) / stride / rate, right + pad / stride / rate
-                rate *= stride
-        elif node.op_type not in _POINTWISE:
-            raise ModelError(f"the decoder's receptive field is unknown: it has a {node.op_type} layer")
-        for tensor in node.output:
-            reach[tensor] = (left, right, rate)
-    left, right, rate = reach[graph.model.graph.output[0].name]
-    return math.ceil(max(left, right)), rate
-
-
-_POINTWISE = frozenset({"LeakyRelu", "Add", "Mul", "Div", "Sub", "Tanh", "Unsqueeze", "Squeeze", "Identity", "Cast"})
 
 
 def join(stages: dict[str, Any], metadata: dict[str, str]) -> Any:

@@ -7,9 +7,8 @@ standard Piper file again. Text to phoneme ids is the front end's work.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,12 @@ from vivace.core.speech import Request, Row
 from vivace.core.stage import Array, Session, Stage, TensorSpec
 from vivace.families import _vits_graph as vits
 from vivace.families._piper_config import read_config
+from vivace.families._piper_proof import first_line, prove
+from vivace.families._receptive_field import receptive_field
+from vivace.families._vits_windows import FLOW_WINDOW, WINDOW, Vocoder
 
 SUMMARY = "Piper VITS voice: NAME.onnx with NAME.onnx.json beside it, or a folder with both"
 VOICE = "voice.json"
-EXACT = 1e-5  # largest sample difference between the cut and the whole graph at import
 
 
 def recognise(path: Path) -> bool:
@@ -73,15 +74,16 @@ def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
             raise ModelError("it keeps weights in another file; export the voice as one file")
         onnx.checker.check_model(model)
     except Exception as error:
-        raise ModelError(f"{file} is no readable ONNX model ({_first_line(error)})") from error
+        raise ModelError(f"{file} is no readable ONNX model ({first_line(error)})") from error
     inputs = {i.name for i in model.graph.input}
     if not {"input", "input_lengths", "scales"} <= inputs <= {"input", "input_lengths", "scales", "sid"}:
         raise ModelError(f"{file} is no Piper voice: its inputs are {', '.join(sorted(inputs)) or 'none'}")
     if ("sid" in inputs) != (config.get("num_speakers", 1) > 1):
         raise ModelError(f"{config_file}: num_speakers does not fit the model, which has {_sid(inputs)} speaker input")
     parts = vits.split(model)
-    overlap, hop = vits.receptive_field(parts[vits.DECODER])
-    _prove(model, parts, config, hop)
+    overlap, hop = receptive_field(parts[vits.DECODER])
+    flow_overlap, _ = receptive_field(parts[vits.FLOW], vits.in_time(parts[vits.FLOW]))
+    prove(model, parts, config, hop, overlap, flow_overlap)
 
     rate = config["audio"]["sample_rate"]
     frame_rate = {vits.TEXT: rate / hop, vits.FLOW: rate / hop, vits.DECODER: float(rate)}
@@ -100,6 +102,7 @@ def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
             "noise_w": float(inference.get("noise_w", 0.8)),
             "hop": hop,
             "overlap": overlap,
+            "flow_overlap": flow_overlap,
         },
     )
 
@@ -136,19 +139,26 @@ def open(bundle: Bundle, sessions: Mapping[str, Session]) -> PiperModel:
 
 
 class PiperModel:
-    """An opened Piper voice: one step makes all latent frames of a sentence, `render` decodes them."""
+    """An opened Piper voice: one step makes the prior of a sentence (all its frames), `render` makes samples of it."""
 
     def __init__(self, bundle: Bundle, sessions: Mapping[str, Session]) -> None:
+        defaults = bundle.defaults
         self._bundle = bundle
-        self._sessions = sessions
+        self._text = sessions[vits.TEXT]
         self._config = json.loads(bundle.file(VOICE).read_text(encoding="utf-8"))
-        self._hop = int(bundle.defaults["hop"])
-        self._overlap = int(bundle.defaults["overlap"])
+        self._vocoder = Vocoder(
+            sessions[vits.FLOW],
+            sessions[vits.DECODER],
+            int(defaults["hop"]),
+            int(defaults["overlap"]),
+            defaults.get("flow_overlap"),  # bundles of before have none
+            int(defaults.get("window", WINDOW)),
+        )
 
-    def encode(self, request: Request) -> list[Array]:
+    def encode(self, request: Request) -> Iterator[Array]:
         self._speaker(request)
         front_end = registry.load("text", "piper")
-        return [np.array(ids, np.int64) for ids in front_end.tokens(request.text, self._config)]
+        return (np.array(ids, np.int64) for ids in front_end.tokens(request.text, self._config))
 
     def advance(self, rows: Sequence[Row]) -> None:
         """Rows that share their scales run as one batch: the graph takes one set of scales for a run."""
@@ -173,33 +183,26 @@ class PiperModel:
             "sid": speakers,
             vits.DURATION_NOISE: duration_noise,
         }
-        feed |= self._sessions[vits.TEXT].run(feed)
-        frames = feed[vits.MASK].sum(axis=(1, 2)).astype(int)
-        noise = np.zeros_like(feed[vits.MEAN])
+        made = self._text.run(feed)
+        frames = made[vits.MASK].sum(axis=(1, 2)).astype(int)
         for k, row in enumerate(rows):
-            noise[k, :, : frames[k]] = _normal(row, (noise.shape[1], int(frames[k])))
-        feed[vits.PRIOR_NOISE] = noise
-        latent = self._sessions[vits.FLOW].run(feed)[vits.LATENT]
-        for k, row in enumerate(rows):
-            row.frames = np.ascontiguousarray(latent[k, :, : frames[k]])
+            prior = {name: _own(array, k, int(frames[k])) for name, array in made.items()}
+            prior[vits.PRIOR_NOISE] = _normal(row, prior[vits.MEAN].shape[1:])[None]
+            row.frames = prior[vits.MEAN][0]
+            row.state = {"prior": {**prior, "scales": scales, "sid": speakers[k : k + 1]}, "latent": None}
             row.done = True
-            if vits.SPEAKER in feed:
-                row.state[vits.SPEAKER] = feed[vits.SPEAKER][k : k + 1]
 
     def render(self, rows: Sequence[Row]) -> list[Audio]:
         return [self._render(row) for row in rows]
 
     def _render(self, row: Row) -> Audio:
-        """Decodes a window with `overlap` frames of context on each side and cuts the context off: exact, because
-        no output sample reaches further than that."""
-        assert row.frames is not None
-        start, total = row.rendered, row.total_frames
-        stop = min(start + (row.request.chunk_frames or total), total)
-        left, right = max(0, start - self._overlap), min(total, stop + self._overlap)
-        feed = {vits.LATENT: np.ascontiguousarray(row.frames[None, :, left:right]), **row.state}
-        samples = next(iter(self._sessions[vits.DECODER].run(feed).values())).reshape(-1)
-        row.rendered = stop
-        return Audio(samples[(start - left) * self._hop : (stop - left) * self._hop], self._bundle.sample_rate)
+        """In a stream, the flow runs ahead by as much as the listener has to play meanwhile."""
+        stop = row.rendered + row.due
+        ahead = row.before + row.rendered if row.request.chunk_frames else FLOW_WINDOW
+        prior, latent = row.state["prior"], row.state["latent"]
+        samples, latent = self._vocoder.samples(prior, latent, row.rendered, stop, ahead)
+        row.rendered, row.state = stop, {"prior": prior, "latent": latent}
+        return Audio(samples, self._bundle.sample_rate)
 
     def _scales(self, request: Request) -> tuple[float, float, float]:
         defaults = self._bundle.defaults
@@ -217,12 +220,13 @@ class PiperModel:
         raise UsageError(f"unknown voice {request.voice!r}; known: {known}")
 
 
-def _normal(row: Row, shape: tuple[int, int]) -> Array:
+def _normal(row: Row, shape: tuple[int, ...]) -> Array:
     return row.rng.standard_normal(shape, dtype=np.float32)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+def _own(array: Array, k: int, frames: int) -> Array:
+    """Row k of what the text stage made of a batch, without the padding: a copy, so that the batch can go."""
+    return array[k : k + 1, ..., : max(frames, 1)].copy()
 
 
 def _sid(inputs: set[str]) -> str:
@@ -248,45 +252,6 @@ def _stage(name: str, model: Any) -> Stage:
     inputs = {i.name: spec(i) for i in model.graph.input}
     outputs = {o.name: spec(o) for o in model.graph.output}
     return Stage(name, f"stages/{name}.onnx", inputs=inputs, outputs=outputs)
-
-
-def _prove(model: Any, parts: dict[str, Any], config: dict[str, Any], hop: int) -> None:
-    """Runs the whole and the cut graph on every known phoneme, without noise. Raises ModelError if they differ."""
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    load = partial(ort.InferenceSession, sess_options=settings, providers=["CPUExecutionProvider"])
-    ids = np.array([[i for group in config["phoneme_id_map"].values() for i in group]], np.int64)[:, :256]
-    feed: dict[str, Array] = {
-        "input": ids,
-        "input_lengths": np.array([ids.shape[1]], np.int64),
-        "scales": np.array([0.0, 1.0, 0.0], np.float32),
-        "sid": np.array([0], np.int64),
-        vits.DURATION_NOISE: np.zeros((1, vits.DURATION_CHANNELS, ids.shape[1]), np.float32),
-    }
-    try:
-        whole = _run(load(model.SerializeToString()), feed)["output"]
-        for name in vits.STAGES:
-            feed |= _run(load(parts[name].SerializeToString()), feed)
-            if vits.MEAN in feed:
-                feed.setdefault(vits.PRIOR_NOISE, np.zeros_like(feed[vits.MEAN]))
-    except Exception as error:
-        raise ModelError(f"the voice does not run on its own phonemes: {_first_line(error)}") from error
-    cut = feed[parts[vits.DECODER].graph.output[0].name]
-    worst = float(np.abs(whole - cut).max()) if whole.shape == cut.shape else float("inf")
-    if cut.size != hop * int(feed[vits.MASK].sum()):
-        raise ModelError(
-            f"the voice makes {cut.size} samples of {int(feed[vits.MASK].sum())} frames, not {hop} of each"
-        )
-    if not worst <= EXACT:
-        raise ModelError(f"cutting this voice into stages changes its samples by {worst:g} (at most {EXACT:g} allowed)")
-
-
-def _run(session: Any, feed: dict[str, Array]) -> dict[str, Array]:
-    outputs = [o.name for o in session.get_outputs()]
-    inputs = {i.name: feed[i.name] for i in session.get_inputs()}
-    return dict(zip(outputs, session.run(outputs, inputs), strict=True))
 
 
 def _sherpa(bundle: Bundle, config: dict[str, Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ one before it (as in an autoregressive voice). It says nothing that anybody woul
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vivace.core.errors import ModelError, UsageError
 from vivace.core.speech import Request, Row
 from vivace.core.stage import Array, Session, Stage, TensorSpec
 from vivace.families import _toy_graph as graph
-from vivace.families._vits_graph import receptive_field
+from vivace.families._receptive_field import receptive_field
 
 SUMMARY = 'a tiny seeded voice for tests: NAME.json with "toy" in it; exports its stages as ONNX files'
 VOICE = "voice.json"
@@ -126,10 +126,10 @@ class ToyModel:
         self._hop = int(bundle.defaults["hop"])
         self._overlap = int(bundle.defaults["overlap"])
 
-    def encode(self, request: Request) -> list[Array]:
+    def encode(self, request: Request) -> Iterator[Array]:
         self._speaker(request)
         front_end = registry.load("text", "characters")
-        return [np.array(ids, np.int64) for ids in front_end.tokens(request.text, self._voice)]
+        return (np.array(ids, np.int64) for ids in front_end.tokens(request.text, self._voice))
 
     def advance(self, rows: Sequence[Row]) -> None:
         new = [row for row in rows if row.frames is None]
@@ -187,7 +187,7 @@ class ToyModel:
         """Decodes a window with `overlap` frames of context on each side, and cuts the context off."""
         assert row.frames is not None
         start, total = row.rendered, row.total_frames
-        stop = min(start + (row.request.chunk_frames or total), total)
+        stop = start + row.due
         left, right = max(0, start - self._overlap), min(total, stop + self._overlap)
         feed = {"latent": np.ascontiguousarray(row.frames[None, :, left:right])}
         samples = self._sessions[graph.DECODER].run(feed)["output"].reshape(-1)

@@ -56,14 +56,14 @@ def apply(bundle: Bundle, out: Path, settings: Settings, context: Context) -> Bu
 
 def rewrite(model: Any) -> str | None:
     """Changes the ModelProto in place; returns None, or why nothing was changed."""
-    if next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0) < OPSET:
-        return f"has an opset below {OPSET}: run graph_cleanup first"
     writer = _Writer(_onnx.Graph(model))
     for node in writer.graph.nodes:
         if not (writer.scores(node) or writer.values(node)):
             writer.nodes.append(node)
     if not writer.found:
         return "has no attention with a window of relative positions"
+    if next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0) < OPSET:
+        return f"has an opset below {OPSET}: run graph_cleanup first"
     outputs = {o.name for o in model.graph.output}
     _onnx.rewrite(model, alive(writer.nodes, outputs), writer.constants)
     return None

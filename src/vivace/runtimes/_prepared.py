@@ -66,6 +66,7 @@ def _make(path: Path, folder: Path, settings: Any) -> None:
     with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
         made = Path(temporary) / folder.name
         made.mkdir()
+        settings.enable_profiling = False
         settings.optimized_model_filepath = str(made / GRAPH)
         settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
         settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")

@@ -13,30 +13,41 @@ from collections.abc import Iterator
 from vivace.core.errors import MissingDependency
 
 LIMIT = 500
+BLOCK = 1000  # characters
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _CLAUSE_END = re.compile(r"[,;:)\]\u2014\u2013\u060c\u061b](?=\s)|[\u3001\uff0c\uff1b\uff1a]")
 _PLAIN_END = re.compile(r"[.!?][\"')\]]*\s+")
+# A full stop behind so long a word ends no abbreviation.
+_SURE_END = re.compile(r"[a-z]{7}[.!?] (?=[A-Z][a-z])")
 _FULL_STOPS = frozenset("\u3002\uff01\uff1f\uff61")  # the scripts that use these put no space after them
 
 
-def split(text: str, language: str = "en", limit: int = LIMIT) -> list[str]:
-    """The sentences of `text` in order, each at most `limit` characters, without outer whitespace.
+def split(text: str, language: str = "en", limit: int = LIMIT) -> Iterator[str]:
+    """The sentences of `text` in order, each at most `limit` characters, without outer whitespace; found as they are
+    asked for.
 
     A blank line ends a sentence, a single line end is a space. A longer sentence is cut at clause punctuation, else
     at whitespace, else anywhere but inside a combining sequence. `language` is a code such as "en" or "en-us"; one
     that pysbd does not know gets the English rules. Raises MissingDependency if pysbd is not installed.
     """
-    return [
-        piece
-        for paragraph in paragraphs(text)
-        for sentence in _sentences(paragraph, language, limit)
-        for piece in cut(sentence, limit)
-    ]
+    for paragraph in paragraphs(text):
+        for sentence in _sentences(paragraph, language, limit):
+            yield from cut(sentence, limit)
 
 
 def paragraphs(text: str) -> list[str]:
     """What blank lines part, each on one line with single spaces."""
     return [joined for paragraph in _BLANK_LINE.split(text) if (joined := " ".join(paragraph.split()))]
+
+
+def blocks(paragraph: str, size: int = BLOCK) -> Iterator[str]:
+    """The paragraph in pieces that end where a sentence surely does, each but the last of more than `size`
+    characters: what has to see a whole piece need not see the whole of a long text."""
+    start = 0
+    while end := _SURE_END.search(paragraph, start + size):
+        yield paragraph[start : end.end()].rstrip()
+        start = end.end()
+    yield paragraph[start:]
 
 
 def _sentences(text: str, language: str, limit: int) -> Iterator[str]:

@@ -6,36 +6,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vivace.core.errors import ModelError, TextError
 from vivace.text._clean import clean
 from vivace.text._normalize import normalize, spell_numbers
-from vivace.text._sentences import paragraphs, split
+from vivace.text._sentences import blocks, paragraphs, split
 
 SUMMARY = "ids of single characters, by a list"
 
 
-def tokens(text: str, voice: Mapping[str, Any]) -> list[list[int]]:
-    """The ids of each sentence; characters that are not in the list are dropped, sentences without letters too.
+def tokens(text: str, voice: Mapping[str, Any]) -> Iterator[list[int]]:
+    """The ids of each sentence, read as they are asked for; characters that are not in the list are dropped,
+    sentences without letters too.
 
     Raises TextError if nothing remains, ModelError if the voice has no usable list, MissingDependency without pysbd.
     """
     ids = _ids(voice)
     language = str(voice.get("language") or "")
-    utterances = []
-    for paragraph in paragraphs(clean(text)):
-        spoken = normalize(paragraph, language)
-        if language.lower().startswith("en") and not any(c.isdigit() for c in ids):
-            spoken = spell_numbers(spoken, language)
-        for sentence in split(spoken.lower() if voice.get("lowercase") else spoken, language or "en"):
-            kept = [c for c in sentence if c in ids]
-            if any(c.isalnum() for c in kept):
-                utterances.append([ids[c] for c in kept])
-    if not utterances:
+    spoken = False
+    for sentence in _sentences(text, language, not any(c.isdigit() for c in ids), bool(voice.get("lowercase"))):
+        kept = [c for c in sentence if c in ids]
+        if any(c.isalnum() for c in kept):
+            spoken = True
+            yield [ids[c] for c in kept]
+    if not spoken:
         raise TextError("the text holds no letter or digit that this voice knows; write it in the voice's alphabet")
-    return utterances
+
+
+def _sentences(text: str, language: str, spell: bool, lower: bool) -> Iterator[str]:
+    for paragraph in paragraphs(clean(text)):
+        for block in blocks(paragraph):
+            words = normalize(block, language)
+            if spell and language.lower().startswith("en"):
+                words = spell_numbers(words, language)
+            yield from split(words.lower() if lower else words, language or "en")
 
 
 def _ids(voice: Mapping[str, Any]) -> dict[str, int]:

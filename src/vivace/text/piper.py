@@ -15,7 +15,7 @@ from typing import Any
 from vivace.core.errors import MissingDependency, ModelError, TextError
 from vivace.text._clean import clean
 from vivace.text._normalize import normalize
-from vivace.text._sentences import cut, grapheme_end, paragraphs, split
+from vivace.text._sentences import blocks, cut, grapheme_end, paragraphs, split
 
 SUMMARY = "phoneme ids of Piper voices (espeak-ng)"
 
@@ -37,32 +37,30 @@ _SPOKEN = re.compile(r"[^\W_]|[^\w\s.!?,;:'\"()\[\]{}<>|«»“”‘’¿¡…�
 _espeak = threading.Lock()  # espeak-ng keeps one voice and one text for the whole process
 
 
-def tokens(text: str, voice: Mapping[str, Any]) -> list[list[int]]:
-    """The ids of each utterance of `text`, in order; none is empty.
+def tokens(text: str, voice: Mapping[str, Any]) -> Iterator[list[int]]:
+    """The ids of each utterance of `text`, in order, read as they are asked for; none is empty.
 
     An utterance is what espeak-ng takes for a sentence, or a part of a very long one. `[[ ]]` holds raw phonemes.
     Raises TextError if nothing can be spoken, ModelError if the voice's settings do not serve, MissingDependency
     if piper-tts, pysbd or num2words is not installed.
     """
     reader = _reader(_key(voice))
-    language = str(reader.config.espeak_voice)
-    utterances = []
     known = reader.config.phoneme_id_map
-    utterances = [
-        [int(i) for i in reader.phonemes_to_ids(phonemes)]
-        for phonemes in _phonemes(text, reader, language)
-        if any(p[0].isalnum() for p in phonemes if p in known)
-    ]
-    if not utterances:
+    spoken = False
+    for phonemes in _phonemes(text, reader, str(reader.config.espeak_voice)):
+        if any(p[0].isalnum() for p in phonemes if p in known):
+            spoken = True
+            yield [int(i) for i in reader.phonemes_to_ids(phonemes)]
+    if not spoken:
         raise TextError("the text holds nothing that this voice can speak; give it at least one letter or digit")
-    return utterances
 
 
 def _phonemes(text: str, reader: Any, language: str) -> Iterator[list[str]]:
     for paragraph in paragraphs(clean(text)):
         hidden, raw = _hide(paragraph)
-        for sentence in split(normalize(hidden, language), language):
-            yield from _spoken(_breakable(sentence), raw, reader)
+        for block in blocks(hidden):
+            for sentence in split(normalize(block, language), language):
+                yield from _spoken(_breakable(sentence), raw, reader)
 
 
 def _spoken(sentence: str, raw: list[str], reader: Any) -> Iterator[list[str]]:

@@ -133,7 +133,7 @@ def variants(story: Story) -> Table | None:
     for v in story.variants:
         speedup = story.speedup(v)[0]
         tone: Tone = {"refused": "bad", "original": "quiet"}.get(v.mark, "good")  # type: ignore[assignment]
-        cells = [Cell(str(v.number)), Cell(v.label), Cell(v.mark, tone=tone, mark=v.mark)]
+        cells = [Cell(str(v.number)), Cell(v.label, v.words), Cell(v.mark, tone=tone, mark=v.mark)]
         cells.append(Cell(megabytes(v.data.get("size_mb")), order=v.data.get("size_mb")))
         cells.append(Cell(ratio(value(speedup)), bounds(speedup, ratio), order=value(speedup)))
         for metric in told:

@@ -15,6 +15,7 @@ from vivace.workflows._report_tables import (
     bounds,
     label,
     megabytes,
+    named,
     number,
     plain,
     ranked,
@@ -27,7 +28,8 @@ from vivace.workflows._report_tables import (
 
 @dataclass(frozen=True)
 class Trial:
-    """One pass that was tried. `facts` are the three figures that the decision hangs on."""
+    """One pass, or candidate of a search, that was tried. `facts` are the three figures that the decision hangs on,
+    `words` what the name of a candidate leaves out."""
 
     number: int
     name: str
@@ -38,6 +40,7 @@ class Trial:
     facts: tuple[tuple[str, str, str], ...]
     settings: tuple[tuple[str, str], ...]
     tables: tuple[Table, ...]
+    words: str = ""
 
 
 def trials(story: Story) -> tuple[Trial, ...]:
@@ -45,10 +48,12 @@ def trials(story: Story) -> tuple[Trial, ...]:
 
 
 def _trial(story: Story, k: int, data: Json) -> Trial:
-    name = str(data.get("pass") or data.get("label") or "")
-    told = str(data.get("label") or "")
+    told, words = named(str(data.get("label") or ""))
+    name = told if words else str(data.get("pass") or told)
     detail = "" if told == name else told.removeprefix(name).strip()
-    settings = [(str(key), plain(v)) for key, v in (data.get("settings") or {}).items() if plain(v) != NONE]
+    given = dict(data.get("settings") or {})
+    settings = [(f"step {k}", plain(step)) for k, step in enumerate(given.pop("passes", None) or (), 1)]
+    settings += [(str(key), plain(v)) for key, v in given.items() if plain(v) != NONE]
     settings += [("objective", data["objective"])] if data.get("objective") else []
     settings += [("time taken", f"{number(data['seconds'])} s")] if data.get("seconds") is not None else []
     reasons = tuple(str(r) for r in data.get("reasons") or ())
@@ -63,6 +68,7 @@ def _trial(story: Story, k: int, data: Json) -> Trial:
         tuple(_facts(story, data)),
         tuple(settings),
         tables,
+        words,
     )
 
 

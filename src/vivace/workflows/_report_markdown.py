@@ -28,8 +28,12 @@ def _lines(view: View) -> Iterator[str]:
     if view.command:
         yield from ("Made by:", "", *(f"    {line}" for line in view.command.splitlines()), "")
     yield from _section("Original against final", view.comparison)
+    if view.search:
+        yield from ("## What the search tried", "", text(view.search_lead), "")
+        for table in view.search:
+            yield from _table(table)
     if view.trials:
-        yield from ("## Passes, in the order they were tried", "")
+        yield from (f"## {view.trials_title}", "")
         for trial in view.trials:
             yield from _trial(trial)
     yield from _section("Every variant", (view.variants,))
@@ -53,6 +57,8 @@ def _section(title: str, tables: tuple[Table | None, ...]) -> Iterator[str]:
 def _trial(trial: Trial) -> Iterator[str]:
     name = f"{trial.name} {trial.detail}".strip()
     yield from (f"### {trial.number}. {text(name)}: {'kept' if trial.kept else 'refused'}", "")
+    if trial.words:
+        yield from (text(trial.words), "")
     yield from (f"- {text(reason)}" for reason in trial.reasons)
     yield from (f"- {text(name)}: {text(setting)}" for name, setting in trial.settings)
     yield ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vivace.core.report import Report
 from vivace.workflows import _report_plots as draw
+from vivace.workflows import _report_search as search
 from vivace.workflows import _report_sound as sound
 from vivace.workflows._report_story import Story, Variant
 from vivace.workflows._report_tables import Json, megabytes, ratio, short, value
@@ -28,6 +29,7 @@ class Plot:
 class Plots:
     quality: tuple[Plot, ...] = ()
     latency: Plot | None = None
+    search: Plot | None = None
 
 
 def plots(report: Report, story: Story | None) -> Plots:
@@ -36,7 +38,7 @@ def plots(report: Report, story: Story | None) -> Plots:
         return Plots(latency=_benchmark(report))
     metric = "predicted_mos" if "predicted_mos" in story.metrics else next(iter(story.metrics), "")
     quality = (_size(story, metric), _speed(story, metric)) if metric else ()
-    return Plots(tuple(p for p in quality if p), _latency(story))
+    return Plots(tuple(p for p in quality if p), _latency(story), _search(story))
 
 
 def spectrograms(heard: Sequence[sound.Listening], audio: Mapping[str, bytes]) -> dict[str, Plot]:
@@ -71,6 +73,16 @@ def _speed(story: Story, metric: str) -> Plot | None:
     on = story.speedup(story.original)[1]
     title = f"Speed against the original, {on}, {threads_words(story.fewest)}"
     return _plane(story, metric, points, title, f"Speed against quality: {told}", limit)
+
+
+def _search(story: Story) -> Plot | None:
+    found = search.tried(story.details)
+    if not found:
+        return None
+    line = ", ".join(f"{t.number} {100 * t.time:.0f}% of the time at {t.loss:.2f} lost" for t in search.front(found))
+    alt = f"Time against predicted MOS lost, every composition that was tried: {line}"
+    margin = story.details["search"].get("margin")
+    return Plot(search.plot(found, margin, alt), alt.partition(":")[0] + "; numbers as in the table", wide=True)
 
 
 def _speedup(story: Story, v: Variant) -> Json:

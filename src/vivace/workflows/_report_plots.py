@@ -155,7 +155,7 @@ def plot_points(
     ax.set_xlabel(plain(x_title), color=MUTED, fontsize=9.5)
     ax.set_ylabel(plain(y_title), color=MUTED, fontsize=9.5)
     ax.margins(0.12, 0.14)
-    _number(made, ax, points)
+    number_apart(made, ax, points)
     return svg(made, alt)
 
 
@@ -163,7 +163,7 @@ def _errors(centre: float, bounds: Bounds) -> list[list[float]] | None:
     return None if bounds is None else [[max(0.0, centre - bounds[0])], [max(0.0, bounds[1] - centre)]]
 
 
-def _number(made: Any, ax: Any, points: Sequence[Point]) -> None:
+def number_apart(made: Any, ax: Any, points: Sequence[Point]) -> None:
     """Writes each point's number beside it, in the first direction where nothing else is."""
     made.draw_without_rendering()
     at = ax.transData.transform([(p.x, p.y) for p in points]) * 72 / made.dpi

@@ -14,6 +14,7 @@ from vivace.workflows._report_tables import (
     bounds,
     label,
     megabytes,
+    named,
     ranked,
     ratio,
     scale,
@@ -24,13 +25,15 @@ from vivace.workflows.benchmark import threads_words
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant and its place in the story: `mark` is original, kept, final or refused."""
+    """A variant and its place in the story: `mark` is original, kept, final or refused; `words` say what the label of
+    a search's candidate leaves out."""
 
     number: int
     id: str
     label: str
     mark: str
     data: Json
+    words: str = ""
 
     def latency(self, text: str, threads: int) -> Json:
         rows: Sequence[Json] = self.data.get("latency") or ()
@@ -51,13 +54,15 @@ class Story:
         first = tried[0].get("id", "") if tried else ""
         self.final_id: str = details.get("final") or (kept[-1] if kept else first)
         self.variants = tuple(
-            Variant(k, v.get("id", ""), v.get("label") or v.get("id", ""), self._mark(k, v), v)
+            Variant(k, v.get("id", ""), label, self._mark(k, v), v, words)
             for k, v in enumerate(tried)
+            for label, words in [named(v.get("label") or v.get("id", ""))]
         )
         self.original = self.variants[0] if self.variants else Variant(0, "", "original", "original", {})
         self.final = next((v for v in self.variants if v.id == self.final_id), self.original)
         self.changed = self.final is not self.original
         self.trials: Sequence[Json] = details.get("trials") or ()
+        self.searched = bool(details.get("search"))
         rows = [row for v in self.variants for row in v.data.get("latency") or ()]
         self.texts: dict[str, int | None] = {r.get("text", ""): r.get("characters") for r in rows}
         self.threads: list[int] = sorted({r.get("threads", 1) for r in rows})
@@ -135,11 +140,9 @@ def outcome(story: Story) -> Outcome:
     tone: Tone = "good" if (met if asked else kept) else "bad" if asked else "quiet"
     word = ("Budget met" if met else "Budget missed") if asked else ("Improved" if kept else "Nothing kept")
     tiles = tuple(_tiles(story))
-    sentence = (
-        f"{kept} of {len(story.trials)} pass{'es' * (len(story.trials) != 1)} kept"
-        if story.trials
-        else "No pass was tried"
-    )
+    many = len(story.trials) != 1
+    tried = f"candidate{'s' * many}" if story.searched else f"pass{'es' * many}"
+    sentence = f"{kept} of {len(story.trials)} {tried} kept" if story.trials else "No pass was tried"
     if tiles:
         sentence += ": " + ", ".join(tile.clause for tile in tiles)
     if asked:

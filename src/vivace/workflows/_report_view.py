@@ -8,6 +8,7 @@ from vivace.core.report import Report
 from vivace.workflows import _report_compare as compare
 from vivace.workflows import _report_gate as gate
 from vivace.workflows import _report_generic as generic
+from vivace.workflows import _report_search as search
 from vivace.workflows._report_story import Outcome, Story, outcome
 from vivace.workflows._report_tables import Table, label, number, plain
 
@@ -32,7 +33,7 @@ GLOSSARY = (
 )
 # The keys of an optimize report's details that have a section of their own.
 _SECTIONS = {"command", "texts", "recipe", "budget", "margins", "variants", "trials", "noise_floor", "sensitivity"}
-_SECTIONS |= {"attribution", "budget_met", "verdict", "seconds", "final"}
+_SECTIONS |= {"attribution", "budget_met", "verdict", "seconds", "final", "search"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class View:
     outcome: Outcome | None = None
     comparison: tuple[Table, ...] = ()
     trials: tuple[gate.Trial, ...] = ()
+    trials_title: str = "Passes, in the order they were tried"
+    trials_lead: str = "Each pass was measured against what had been kept before it."
+    search: tuple[Table, ...] = ()
+    search_lead: str = ""
     variants: Table | None = None
     attribution: Table | None = None
     proofs: tuple[Table, ...] = ()
@@ -72,6 +77,14 @@ def view(report: Report) -> View:
     if story is None:
         return plainly
     proofs = (gate.sensitivity(story), gate.noise_floor(story), gate.margins(story))
+    if story.searched:
+        plainly = replace(
+            plainly,
+            trials_title="Candidates, in the order they were judged",
+            trials_lead="Each was judged against the original; the first that passed was kept.",
+            search=search.tables(story.details),
+            search_lead=search.lead(story.details),
+        )
     return replace(
         plainly,
         facts=_facts(story),

@@ -18,18 +18,21 @@ from vivace.core.bundle import Bundle
 from vivace.core.contracts import Progress
 from vivace.core.errors import UsageError
 from vivace.core.report import Measurement, Report
-from vivace.core.speech import Request
+from vivace.core.speech import FIRST_CHUNK, Request
 from vivace.core.stage import RuntimeOptions
-from vivace.engine.engine import Engine, stream
+from vivace.engine.engine import Engine, speak, stream
 from vivace.workflows import stats, texts
 from vivace.workflows._memory import peak_memory
-
-CHUNK_FRAMES = 64  # of the streamed run that times the first audio: about 0.75 s of speech at 86 frames/s
+from vivace.workflows._streaming import listen
 
 
 @dataclass
 class Timings:
-    """Seconds of every run, by arm and text: position k of two arms belongs to the same round."""
+    """Seconds of every run, by arm and text: position k of two arms belongs to the same round.
+
+    `whole` of a run without stream; `first` to the first audio of a streamed one, `gap` the longest wait between two
+    of its chunks, `low` the least that a listener had left to play (see _streaming). `audio` is what was spoken.
+    """
 
     threads: int
     characters: dict[str, int]
@@ -37,6 +40,8 @@ class Timings:
     first: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     audio: dict[str, dict[str, float]] = field(default_factory=dict)
     load: dict[str, list[float]] = field(default_factory=dict)
+    gap: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    low: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def ratio(self, parent: str, child: str, text: str) -> stats.Interval:
         """How many times faster the child is on one text: ratio of medians, over the same rounds."""
@@ -61,11 +66,13 @@ def measure(
     rounds: int = 15,
     spoken_texts: Mapping[str, str] | None = None,
     first_audio: bool = True,
+    streams: bool = False,
     progress: Progress = lambda message, share: None,
 ) -> Timings:
     """Times every arm on every text `rounds` times, the order of arms shuffled in each round.
 
-    Each run is the engine's whole road, text to samples. Raises UsageError for fewer than 3 rounds.
+    Each run is the engine's whole road, text to samples. `streams` plays the streamed runs to their end, for `gap` and
+    `low`; else they stop at the first audio. Raises UsageError for fewer than 3 rounds.
     """
     if rounds < 3:
         raise UsageError(f"rounds is {rounds}; a median needs at least 3")
@@ -78,38 +85,42 @@ def measure(
             begun = time.perf_counter()
             engines[arm] = stack.enter_context(Engine(bundle, RuntimeOptions(threads=threads)))
             result.load[arm] = [time.perf_counter() - begun]
-            result.whole[arm] = {text: [] for text in said}
-            result.first[arm] = {text: [] for text in said}
+            for kept in (result.whole, result.first, result.gap, result.low):
+                kept[arm] = {text: [] for text in said}
             result.audio[arm] = {}
         for k in range(rounds + 1):  # the first round warms up
             for name, text in said.items():
                 order = list(arms)
                 shuffle.shuffle(order)
                 for arm in order:
-                    whole, seconds, _ = _run(engines[arm], text, 0)
-                    first = _run(engines[arm], text, CHUNK_FRAMES, stop_early=True)[2] if first_audio else 0.0
+                    whole, seconds = _spoken(engines[arm], text)
+                    streamed = listen(engines[arm], Request("timed", text, seed=1)) if streams else None
+                    first = streamed.ttfa if streamed else _first(engines[arm], text) if first_audio else 0.0
                     if k:
                         result.whole[arm][name].append(whole)
                         result.first[arm][name].append(first)
                         result.audio[arm][name] = seconds
+                    if k and streamed:
+                        result.gap[arm][name].append(streamed.worst_gap)
+                        result.low[arm][name].append(streamed.low)
             progress(f"timing round {k}/{rounds}", k / rounds)
     return result
 
 
-def _run(engine: Engine, text: str, chunk: int, *, stop_early: bool = False) -> tuple[float, float, float]:
-    """(seconds to the end, seconds of audio, seconds to the first audio); `stop_early` leaves after that."""
+def _spoken(engine: Engine, text: str) -> tuple[float, float]:
+    """(seconds to the end, seconds of audio) of a run without stream."""
     begun = time.perf_counter()
-    audio, first = 0.0, 0.0
-    for event in stream(engine, Request("timed", text, seed=1, chunk_frames=chunk)):
+    audio = speak(engine, Request("timed", text, seed=1))
+    return time.perf_counter() - begun, audio.seconds
+
+
+def _first(engine: Engine, text: str) -> float:
+    """Seconds to the first audio of a stream, which is left there."""
+    begun = time.perf_counter()
+    for event in stream(engine, Request("timed", text, seed=1, chunk_frames=FIRST_CHUNK)):
         if event.audio is not None:
-            audio += event.audio.seconds
-            first = first or time.perf_counter() - begun
-            if stop_early:
-                break
-    end = time.perf_counter() - begun
-    while not engine.idle:
-        engine.step()
-    return end, audio, first
+            break
+    return time.perf_counter() - begun
 
 
 def benchmark(
@@ -120,8 +131,9 @@ def benchmark(
     memory: bool = True,
     progress: Progress = lambda message, share: None,
 ) -> Report:
-    """Latency, RTF, TTFA, load and memory of several bundles side by side; the first arm is the yardstick."""
-    timings = measure(arms, threads=threads, rounds=rounds, progress=progress)
+    """Latency, RTF, streaming (TTFA, the longest wait between chunks, what the listener had left at the worst moment),
+    load and memory of several bundles side by side; the first arm is the yardstick."""
+    timings = measure(arms, threads=threads, rounds=rounds, streams=True, progress=progress)
     yardstick = next(iter(arms))
     measurements = []
     for arm, bundle in arms.items():
@@ -136,6 +148,8 @@ def benchmark(
                 Measurement(f"{arm}/latency_p95", row["p95_ms"], "ms", "down", n, scope=scope),
                 Measurement(f"{arm}/rtf", row["rtf"], "", "down", n, scope=scope),
                 Measurement(f"{arm}/ttfa", row["ttfa_ms"], "ms", "down", n, scope=scope),
+                Measurement(f"{arm}/worst_gap", row["worst_gap_ms"], "ms", "down", n, scope=scope),
+                Measurement(f"{arm}/buffer_low", row["buffer_low_ms"], "ms", "up", n, scope=scope),
                 Measurement(
                     f"{arm}/speedup", speedup["value"], "x", "up", n, speedup["low"], speedup["high"], scope=scope
                 ),
@@ -149,16 +163,19 @@ def benchmark(
         tuple(measurements),
         bundles={arm: bundle.digest for arm, bundle in arms.items()},
         machine=machine.describe(),
-        settings={"threads": threads, "rounds": rounds, "yardstick": yardstick, "ttfa_chunk_frames": CHUNK_FRAMES},
+        settings={"threads": threads, "rounds": rounds, "yardstick": yardstick, "first_chunk": FIRST_CHUNK},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
 def latency_rows(timings: Timings, arm: str, yardstick: str) -> list[dict[str, Any]]:
-    """One plain row for each text: p50, p95, RTF, TTFA, and the speed-up over the yardstick."""
+    """One plain row for each text: p50, p95, RTF, TTFA, the speed-up over the yardstick, and where streams were played
+    to their end, the worst of all rounds: longest wait and least left to play."""
     rows = []
     for text, characters in timings.characters.items():
         runs = timings.whole[arm][text]
+        gaps, lows = (kept.get(arm, {}).get(text, []) for kept in (timings.gap, timings.low))
+        streamed = {"worst_gap_ms": 1000 * max(gaps), "buffer_low_ms": 1000 * min(lows)} if gaps else {}
         rows.append(
             {
                 "text": text,
@@ -170,6 +187,7 @@ def latency_rows(timings: Timings, arm: str, yardstick: str) -> list[dict[str, A
                 "ttfa_ms": 1000 * statistics.median(timings.first[arm][text]),
                 "n": len(runs),
                 "speedup": plain(timings.ratio(yardstick, arm, text)),
+                **streamed,
             }
         )
     return rows

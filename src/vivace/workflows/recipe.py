@@ -34,7 +34,7 @@ class Entry:
     @property
     def label(self) -> str:
         """Short name for tables: the pass and the settings that are not at their default."""
-        told = ", ".join(f"{k}={_short(v)}" for k, v in self.changed.items())
+        told = ", ".join(f"{k}={','.join(v) if k == 'stages' else _short(v)}" for k, v in self.changed.items())
         return f"{self.name} ({told})" if told else self.name
 
 

@@ -1,0 +1,111 @@
+"""Flow and decoder of a VITS voice, run on windows of frames: equal to one run over all of them, in bounded memory.
+
+Each window has as much context on both sides as its stage can see (see _receptive_field), which is computed and cut
+off again. The latent between the two is kept only as far as the decoder still needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vivace.core.stage import Array, Session
+from vivace.families import _vits_graph as vits
+
+WINDOW = 384  # frames that the decoder makes at once
+FLOW_WINDOW = 2048  # of the flow, which sees further and holds less
+STEP = 16  # the last window of a row is a multiple of this: few sizes, for runtimes that compile for each
+
+
+@dataclass(frozen=True)
+class Window:
+    """The frames `left` to `right` are read, those from `start` to `stop` are made."""
+
+    left: int
+    right: int
+    start: int
+    stop: int
+
+
+def windows(start: int, stop: int, total: int, overlap: int, size: int) -> Iterator[Window]:
+    """Windows that together make the frames `start` to `stop` of `total`, none reading more than `size` frames and
+    `overlap` on both sides. All but the last are equal; the last begins earlier rather than having an odd size."""
+    while start < stop:
+        left = max(0, start - overlap)
+        right = min(total, left + size + 2 * overlap)
+        ready = right if right == total else right - overlap
+        if ready >= stop:
+            right, ready = min(total, stop + overlap), stop
+            wanted = -(-(stop - start) // STEP) * STEP
+            left = max(0, right - size - 2 * overlap, min(start, stop - wanted) - overlap)
+        yield Window(left, right, start, ready)
+        start = ready
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """The latent [channels, frames] of a row from frame `first` on, as far as it is made."""
+
+    first: int
+    frames: Array
+
+    @property
+    def made(self) -> int:
+        return self.first + int(self.frames.shape[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Vocoder:
+    """Prior in, samples out, window by window. `flow_overlap` None (not known): the flow runs in one piece."""
+
+    flow: Session
+    decoder: Session
+    hop: int
+    overlap: int
+    flow_overlap: int | None
+    window: int = WINDOW
+    flow_window: int = FLOW_WINDOW
+
+    def samples(
+        self, prior: Mapping[str, Array], latent: Latent | None, start: int, stop: int, ahead: int
+    ) -> tuple[Array, Latent]:
+        """The samples of the frames `start` to `stop`, and the latent to give with the next call.
+
+        `prior` holds the inputs of the flow with all frames of the row, and what else the decoder takes. The flow
+        runs further than it must, by up to `ahead` frames: the more at once, the less context is computed twice.
+        """
+        total = int(prior[vits.MEAN].shape[-1])
+        kept = latent or Latent(0, prior[vits.MEAN][0, :, :0])
+        pieces = []
+        for window in windows(start, stop, total, self.overlap, self.window):
+            kept = self._grown(prior, kept, window.right, ahead)
+            frames = kept.frames[None, :, window.left - kept.first : window.right - kept.first]
+            feed = {**prior, vits.LATENT: np.ascontiguousarray(frames)}
+            made = next(iter(self.decoder.run(feed).values())).reshape(-1)
+            pieces.append(made[(window.start - window.left) * self.hop : (window.stop - window.left) * self.hop])
+            needed = max(kept.first, window.stop - STEP - self.overlap)
+            kept = Latent(needed, kept.frames[:, needed - kept.first :])
+        return np.concatenate(pieces), Latent(kept.first, kept.frames.copy())
+
+    def _grown(self, prior: Mapping[str, Array], kept: Latent, needed: int, ahead: int) -> Latent:
+        """The latent with at least the frames up to `needed`."""
+        if kept.made >= needed:
+            return kept
+        total = int(prior[vits.MEAN].shape[-1])
+        overlap, size, stop = total, total, total
+        if self.flow_overlap is not None:
+            overlap, size = self.flow_overlap, self.flow_window
+            stop = min(total, max(needed, kept.made + min(ahead, size)))
+        pieces = [kept.frames]
+        for window in windows(kept.made, stop, total, overlap, size):
+            feed = {
+                name: np.ascontiguousarray(array[..., window.left : window.right])
+                if array.ndim == 3 and array.shape[-1] == total
+                else array
+                for name, array in prior.items()
+            }
+            made = self.flow.run(feed)[vits.LATENT][0]
+            pieces.append(made[:, window.start - window.left : window.stop - window.left])
+        return Latent(kept.first, np.concatenate(pieces, axis=1))

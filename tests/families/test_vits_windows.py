@@ -1,0 +1,149 @@
+"""Windows of flow and decoder: they cover what is asked, with all the context, and never more than their size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from families import piper_maker
+from families.piper_maker import Shape
+from families.vits_runner import in_stages, session
+from vivace.core.stage import Array, Tensors
+from vivace.families import _vits_graph as vits
+from vivace.families._receptive_field import receptive_field
+from vivace.families._vits_windows import STEP, Vocoder, Window, windows
+
+
+@given(
+    start=st.integers(0, 900),
+    more=st.integers(0, 900),
+    after=st.integers(0, 60),
+    overlap=st.integers(0, 40),
+    size=st.integers(1, 400),
+)
+def test_windows_make_every_frame_once_with_its_context(
+    start: int, more: int, after: int, overlap: int, size: int
+) -> None:
+    stop, total = start + more, start + more + after
+    found = list(windows(start, stop, total, overlap, size))
+    assert [frame for w in found for frame in range(w.start, w.stop)] == list(range(start, stop))
+    for w in found:
+        assert 0 <= w.left <= max(0, w.start - overlap)
+        assert min(total, w.stop + overlap) <= w.right <= total
+        assert w.right - w.left <= size + 2 * overlap
+        assert w.left >= min(found[0].start, w.start) - overlap - STEP, "more of the past than is kept"
+
+
+@given(total=st.integers(1, 3000), overlap=st.integers(0, 40), size=st.integers(1, 600))
+def test_windows_have_few_sizes(total: int, overlap: int, size: int) -> None:
+    """All but the last read the same number of frames; the last a multiple of the step and its context, if it can."""
+    found = list(windows(0, total, total, overlap, size))
+    assert len({w.right - w.left for w in found[1:-1]}) <= 1
+    if len(found) > 1:
+        assert found[0].right == size + 2 * overlap
+        last = found[-1].right - found[-1].left
+        assert (last - overlap) % STEP == 0 or last == size + 2 * overlap or found[-1].left == 0
+
+
+def test_what_fits_is_one_window() -> None:
+    assert list(windows(0, 406, 406, 12, 384)) == [Window(0, 406, 0, 406)]
+    assert list(windows(0, 409, 409, 12, 384)) == [Window(0, 408, 0, 396), Window(381, 409, 396, 409)]
+    assert list(windows(5, 5, 9, 1, 4)) == []
+
+
+class Counting:
+    """A stage that notes how many frames it is given."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        self.session = session(model)
+        self.name = name
+        self.frames: list[int] = []
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        self.frames.append(inputs[self.name].shape[-1])
+        names = [o.name for o in self.session.get_outputs()]
+        feed = {i.name: inputs[i.name] for i in self.session.get_inputs()}
+        return dict(zip(names, self.session.run(names, feed), strict=True))
+
+    def close(self) -> None:
+        pass
+
+
+IDS = [1, *range(4, 34), *range(4, 34), *range(4, 34), 2]
+HOP = piper_maker.HOP
+
+
+@pytest.fixture(scope="module", params=[Shape(), Shape(speakers=3)], ids=str)
+def voice(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    parts = vits.split(piper_maker.model(request.param))
+    feed = {
+        "input": np.array([IDS], np.int64),
+        "input_lengths": np.array([len(IDS)], np.int64),
+        "scales": np.array([0.667, 1.0, 0.8], np.float32),
+        "sid": np.array([request.param.speakers - 1], np.int64),
+    }
+    return parts, in_stages(parts, feed, seed=3)
+
+
+def vocoder(parts: dict[str, Any], flow_overlap: int | None, window: int, flow_window: int, less: int = 0) -> Vocoder:
+    overlap, hop = receptive_field(parts[vits.DECODER])
+    flow, decoder = Counting(parts[vits.FLOW], vits.MEAN), Counting(parts[vits.DECODER], vits.LATENT)
+    return Vocoder(flow, decoder, hop, overlap - less, flow_overlap, window, flow_window)
+
+
+def reach(parts: dict[str, Any]) -> int:
+    return receptive_field(parts[vits.FLOW], vits.in_time(parts[vits.FLOW]))[0]
+
+
+def in_chunks(made: Vocoder, prior: dict[str, np.ndarray], chunk: int, ahead: int) -> np.ndarray:
+    total, latent, pieces = prior[vits.MEAN].shape[-1], None, []
+    for start in range(0, total, chunk):
+        samples, latent = made.samples(prior, latent, start, min(total, start + chunk), ahead)
+        pieces.append(samples)
+    return np.concatenate(pieces)
+
+
+@pytest.mark.parametrize("window", [1, 7, 64, 10_000])
+@pytest.mark.parametrize("flow_window", [1, 30, 10_000])
+@pytest.mark.parametrize("chunk", [16, 45, 10_000])
+def test_windows_and_chunks_are_the_whole(voice: Any, window: int, flow_window: int, chunk: int) -> None:
+    parts, fed = voice
+    made = vocoder(parts, reach(parts), window, flow_window)
+    samples = in_chunks(made, fed, chunk, ahead=25)
+    assert np.abs(samples - fed["output"].reshape(-1)).max() < 1e-6
+    total = fed[vits.MEAN].shape[-1]
+    assert max(made.decoder.frames) <= min(total, window + 2 * made.overlap)  # type: ignore[attr-defined]
+    assert max(made.flow.frames) <= min(total, flow_window + 2 * reach(parts))  # type: ignore[attr-defined]
+
+
+def test_the_flow_runs_no_further_than_asked(voice: Any) -> None:
+    parts, fed = voice
+    made = vocoder(parts, reach(parts), 64, 10_000)
+    _, latent = made.samples(fed, None, 0, 16, 0)
+    assert made.flow.frames == [16 + made.overlap + reach(parts)]  # type: ignore[attr-defined]
+    _, latent = made.samples(fed, latent, 16, 20, 100)
+    assert latent.made == 16 + made.overlap + 100
+    assert latent.first == 20 - made.overlap - STEP if made.overlap + STEP < 20 else latent.first == 0
+    made.samples(fed, latent, 20, 30, 100)
+    assert len(made.flow.frames) == 2, "what is made already is not made again"  # type: ignore[attr-defined]
+
+
+def test_a_flow_of_unknown_reach_runs_once_over_all(voice: Any) -> None:
+    parts, fed = voice
+    made = vocoder(parts, None, 20, 30)
+    samples = in_chunks(made, fed, 16, ahead=0)
+    assert made.flow.frames == [fed[vits.MEAN].shape[-1]]  # type: ignore[attr-defined]
+    assert np.abs(samples - fed["output"].reshape(-1)).max() < 1e-6
+
+
+@pytest.mark.parametrize(("less", "flow_less"), [(3, 0), (0, 2)])
+def test_less_context_would_be_heard(voice: Any, less: int, flow_less: int) -> None:
+    """Both overlaps are needed: the test of windows above can fail."""
+    parts, fed = voice
+    made = vocoder(parts, reach(parts) - flow_less, 16, 16, less)
+    samples = in_chunks(made, fed, 10_000, ahead=0)
+    assert np.abs(samples - fed["output"].reshape(-1)).max() > 1e-4
