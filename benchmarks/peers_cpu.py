@@ -21,7 +21,7 @@ from typing import Any
 from _peers import figures
 from _peers.arms import Arm
 from _peers.page import page, plot
-from _peers.phases import PHASES, QUICK, Bench, Plan, first_sentence
+from _peers.phases import PHASES, QUICK, Bench, Plan, first_sentence, source_digest
 from vivace.core import machine
 from vivace.core.bundle import atomic_file, open_bundle
 from vivace.workflows.import_ import import_model
@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     atomic_file(out / f"{name}.md", text.encode())
     data = {"machine": machine.describe(), "plan": vars(plan), "figures": summary}
     rounds = {
-        phase: {k: v for k, v in found.items() if k in ("rounds", "arms", "scores")} for phase, found in results.items()
+        phase: {k: v for k, v in found.items() if k in ("rounds", "arms", "memory", "scores")}
+        for phase, found in results.items()
     }
     body = json.dumps(data, indent=1)[:-2] + ',\n "raw": ' + json.dumps(_short(rounds)) + "\n}\n"
     atomic_file(out / f"{name}.json", body.encode())
@@ -82,7 +83,7 @@ def all_arms(bundles: list[tuple[str, Path]], dropins: list[tuple[str, Path]], w
         bundles = [("original", (open_bundle(voice) if voice.exists() else import_model(original, voice)).path)]
     counts = sorted({1, machine.cores()})
     file, prepared = _digest(original), str(for_sherpa(original, work / "sherpa"))
-    code = _code()
+    code = source_digest()
     single, own = "piper-tts, 1 thread (session replaced)", "piper-tts, own settings"
     arms = []
     for name, path in bundles:
@@ -198,7 +199,7 @@ def _identities(arms: list[Arm]) -> list[str]:
 
 def _named(word: str) -> tuple[str, Path]:
     name, equals, path = word.partition("=")
-    if not (name and equals and Path(path).exists()):
+    if not (name and equals and path and Path(path).exists()):
         raise argparse.ArgumentTypeError(f"{word!r} must be NAME=PATH, and the path must be there")
     return name, Path(path)
 
@@ -212,15 +213,6 @@ def _phases(words: str) -> tuple[str, ...]:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def _code() -> str:
-    """What speaks in Vivace's arms: rounds taken with other code are not gone on with."""
-    source = ROOT / "src" / "vivace"
-    files = sorted(
-        f for part in ("core", "engine", "families", "runtimes", "text") for f in (source / part).glob("*.py")
-    )
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
 
 
 def _short(value: Any) -> Any:

@@ -3,6 +3,7 @@
     {"do": "load"}                                    -> import_s, load_s, version
     {"do": "speak", "text": ..., "seed": 1,
      "stream": false, "early": false, "out": null}    -> seconds, audio, first, first_audio, gapless, chunks, rate
+    {"do": "speak_all", "texts": [...]}               -> audio; of kind "pool" alone
     {"do": "memory"}                                  -> now_mb, peak_mb
     {"do": "quit"}
 
@@ -132,14 +133,13 @@ class Vivace:
 
     def imports(self) -> str:
         import vivace.engine.engine as engine
-        from vivace.cli.say import STREAM_FRAMES
         from vivace.core.bundle import open_bundle
-        from vivace.core.speech import Request
+        from vivace.core.speech import FIRST_CHUNK, Request
         from vivace.core.stage import RuntimeOptions
 
         self.rate = 0
         self.module, self.open, self.request, self.options = engine, open_bundle, Request, RuntimeOptions
-        self.chunk = STREAM_FRAMES
+        self.chunk = FIRST_CHUNK
         return packages("vivace", "onnxruntime", "openvino")
 
     def load(self) -> None:
@@ -154,7 +154,37 @@ class Vivace:
                 return
 
 
-KINDS: dict[str, Callable[[str, int], Any]] = {"piper": Piper, "plain": Plain, "sherpa": Sherpa, "vivace": Vivace}
+class Pool:
+    """Vivace's pool: one process, a worker of `threads` for each core, many texts at a time."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        self.model, self.threads = model, threads
+
+    def imports(self) -> str:
+        import vivace.engine.pool as pool
+        from vivace.core.bundle import open_bundle
+        from vivace.core.speech import Request
+        from vivace.core.stage import RuntimeOptions
+
+        self.module, self.open, self.request, self.options = pool, open_bundle, Request, RuntimeOptions
+        return packages("vivace", "onnxruntime", "openvino")
+
+    def load(self) -> None:
+        self.pool = self.module.Pool(self.open(self.model), options=self.options(threads=self.threads))
+
+    def speak_all(self, texts: list[str]) -> float:
+        """Seconds of audio."""
+        requests = [self.request(f"{k}", text, seed=k) for k, text in enumerate(texts)]
+        return sum(audio.seconds for _, audio in self.module.speak_all(self.pool, requests))
+
+
+KINDS: dict[str, Callable[[str, int], Any]] = {
+    "piper": Piper,
+    "plain": Plain,
+    "sherpa": Sherpa,
+    "vivace": Vivace,
+    "pool": Pool,
+}
 
 
 def reader(model: str) -> Any:
@@ -198,6 +228,8 @@ def answer(voice: Any, asked: dict[str, Any]) -> dict[str, Any]:
             }
         case "speak":
             return speak(voice, asked)
+        case "speak_all":
+            return {"audio": voice.speak_all(asked["texts"])}
         case "memory":
             return {"now_mb": resident("VmRSS"), "peak_mb": resident("VmHWM")}
         case unknown:

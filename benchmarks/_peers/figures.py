@@ -148,13 +148,14 @@ def memory(arms: Sequence[Arm], found: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def throughput(field: Field, found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Audio-seconds per second of each crew, and how many times that of the best crew of a peer."""
+    """Audio-seconds per second of each crew, how many times that of the best crew of a peer, and the memory it took."""
     rates = {name: _rates(found, name) for name in found["crews"]}
     peers = {name: statistics.median(rates[name]) for name, key in found["crews"].items() if field.is_peer(key)}
     best = max(peers, key=lambda name: peers[name])
     return [
         {"crew": name, "key": key, "n": len(rates[name]), "rate": median(rates[name])}
         | {"times_best_peer": ratio(rates[name], rates[best]), "best_peer": best}
+        | {"most_mb": median(found["memory"][name])}
         for name, key in found["crews"].items()
     ]
 
@@ -218,6 +219,11 @@ def verdicts(field: Field, results: Mapping[str, Mapping[str, Any]]) -> list[dic
             found.append(
                 _row("throughput", crew, rival, ratio(other, own), 1.0)
                 | {"vivace": statistics.median(own), "peer_value": statistics.median(other), "unit": "audio-s/s"}
+            )
+            own, other = (results["throughput"]["memory"][name] for name in (crew, rival))
+            found.append(
+                _row("memory, all cores busy", crew, rival, ratio(own, other), 1.0)
+                | {"vivace": statistics.median(own), "peer_value": statistics.median(other), "unit": "MB"}
             )
     return found
 

@@ -172,10 +172,15 @@ def _memory(field: f.Field, found: Mapping[str, Any]) -> list[str]:
 
 def _throughput(field: f.Field, found: Mapping[str, Any]) -> list[str]:
     rows = found["throughput"]
-    head = ["who works", "audio-seconds per second", f"times the best peer ({rows[0]['best_peer']})"]
-    cells = [[r["crew"], interval(r["rate"], 1), _times(r["times_best_peer"])] for r in rows]
+    head = ["who works", "audio-seconds per second", f"times the best peer ({rows[0]['best_peer']})", "memory, MB"]
+    cells = [
+        [r["crew"], interval(r["rate"], 1), _times(r["times_best_peer"]), f"{r['most_mb']['value']:.0f}"] for r in rows
+    ]
     return [
-        f"{found['throughput_size']} sentences a round, each taken by whoever is free; {rows[0]['n']} rounds.",
+        f"{found['throughput_size']} sentences a round, each taken by whoever is free; {rows[0]['n']} rounds. "
+        "Processes have one thread each; a pool is Vivace's `Pool`: one process, a thread for each core, weights in "
+        "memory once. Memory: the most that all processes of the row held together while they spoke, as proportional "
+        f"set size, with no other row's running (median of {rows[0]['most_mb']['n']}).",
         "",
         *table(head, cells),
     ]

@@ -10,17 +10,20 @@ import json
 import random
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 
+import vivace
 from _peers.arms import Arm, Process
 from vivace.core import machine
 from vivace.core.audio import Audio
@@ -33,6 +36,8 @@ PHASES = ("latency", "varied", "ttfa", "load", "memory", "throughput", "quality"
 WARM = 4  # sentences that every process speaks first; none of them is measured
 SETTLED = 0.1  # seconds of rest before looking whether anything else runs
 FIRST = ", the first time"  # what Vivace keeps from one load to the next was taken away
+POOL = "pool"  # the kind of arm that speaks many texts at a time
+LOOK = 0.02  # seconds between two looks at the memory of a crew
 WHOLE_ROUNDS = 3  # rounds of "ttfa" that play to the end, to see whether the audio would ever have to wait
 Tell = Callable[[str], None]
 Start = Callable[..., Process]
@@ -154,18 +159,15 @@ class Bench:
         return {"texts": {"long": len(long), "book": len(book)}, "arms": found}
 
     def throughput(self) -> dict[str, Any]:
-        """All cores busy: as many processes as cores, each of one thread; a tool without a thread option also alone."""
+        """All cores busy: as many processes as cores, each of one thread; a tool without a thread option also alone,
+        and Vivace also as a pool. Then the memory of each crew, while no other is there to share pages with it."""
         setups = crews(self.lean, machine.cores())
         said = texts.evaluation()
-        log = self._log("throughput", self.lean, said)
+        log = self._log("throughput", [arm for crew in setups.values() for arm in crew], said)
         count = self.plan.throughput_rounds
         if len(log.rounds) < count:
             with ExitStack() as stack:
-                running = {
-                    name: [stack.enter_context(self._start(arm)) for arm in crew] for name, crew in setups.items()
-                }
-                for process in (process for crew in running.values() for process in crew):
-                    warm(process)
+                running = {name: self._crew(stack, crew) for name, crew in setups.items()}
                 for k in range(len(log.rounds), count):
                     dice = random.Random(f"throughput {k}")
                     batch = dice.sample(said, self.plan.throughput_texts)
@@ -173,7 +175,30 @@ class Bench:
                     rates = {name: feed(running[name], batch) for name in dice.sample(list(running), len(running))}
                     log.add({"busy": rest, "throughput": rates})
                     self._tell(f"throughput: round {k + 1}/{count}")
-        return {"rounds": log.rounds[:count], "crews": {name: crew[0].key for name, crew in setups.items()}}
+        memory = {name: self._held(name, crew) for name, crew in setups.items()}
+        arms = {name: crew[0].key for name, crew in setups.items()}
+        return {"rounds": log.rounds[:count], "crews": arms, "memory": memory}
+
+    def _crew(self, stack: ExitStack, crew: Sequence[Arm]) -> list[Process]:
+        running = [stack.enter_context(self._start(arm)) for arm in crew]
+        for process in running:
+            if process.arm.kind == POOL:
+                process.ask("speak_all", texts=texts.calibration()[-WARM:] * machine.cores())
+            else:
+                warm(process)
+        return running
+
+    def _held(self, name: str, crew: Sequence[Arm]) -> list[float]:
+        """The most memory that all processes of a crew held together, in MB, while it spoke; a fresh crew each time."""
+        said = texts.evaluation()
+        log = self._log(f"throughput-memory-{slug(name)}", crew, said)
+        for k in range(len(log.rounds), self.plan.memory_rounds):
+            with ExitStack() as stack:
+                running = self._crew(stack, crew)
+                batch = random.Random(f"throughput {k}").sample(said, self.plan.throughput_texts)
+                log.add({"most_mb": most_held(running, partial(feed, running, batch))})
+            self._tell(f"throughput: memory of {name} {k + 1}/{self.plan.memory_rounds}")
+        return [r["most_mb"] for r in log.rounds[: self.plan.memory_rounds]]
 
     def quality(self) -> dict[str, Any]:
         """Scores of one speech of each sentence by each arm; every tool draws its own noise."""
@@ -255,6 +280,8 @@ def crews(lean: Sequence[Arm], cores: int) -> dict[str, list[Arm]]:
     """Who works together when all cores are busy, by label."""
     found = {}
     for arm in lean:
+        if arm.ours:
+            found[f"{arm.name}, 1 process, pool of {cores}"] = [replace(arm, kind=POOL)]
         if arm.threads == 0:
             found[f"{arm.name}, 1 process"] = [arm]
         found[f"{arm.name}, {cores} processes"] = [arm] * cores
@@ -264,11 +291,14 @@ def crews(lean: Sequence[Arm], cores: int) -> dict[str, list[Arm]]:
 def feed(crew: Sequence[Process], batch: Sequence[str]) -> dict[str, float]:
     """Seconds until the crew has spoken all texts, each taken by whoever is free, the longest first."""
     time.sleep(0.2)
+    longest_first = sorted(batch, key=len, reverse=True)
     waiting: SimpleQueue[str] = SimpleQueue()
-    for text in sorted(batch, key=len, reverse=True):
+    for text in longest_first:
         waiting.put(text)
 
     def work(process: Process) -> float:
+        if process.arm.kind == POOL:
+            return float(process.ask("speak_all", texts=longest_first)["audio"])
         audio = 0.0
         while True:
             try:
@@ -281,6 +311,19 @@ def feed(crew: Sequence[Process], batch: Sequence[str]) -> dict[str, float]:
         begun = time.perf_counter()
         audio = sum(pool.map(work, crew))
         return {"seconds": time.perf_counter() - begun, "audio": audio}
+
+
+def most_held(crew: Sequence[Process], work: Callable[[], object]) -> float:
+    """The most that the processes held together in MB, looked at many times while `work` goes on."""
+    done = threading.Event()
+    with ThreadPoolExecutor(1) as beside:
+        working = beside.submit(work)
+        working.add_done_callback(lambda _: done.set())
+        most = sum(process.proportional_mb for process in crew)
+        while not done.wait(LOOK):
+            most = max(most, sum(process.proportional_mb for process in crew))
+        working.result()
+    return most
 
 
 def warm(process: Process, *, stream: bool = False) -> None:
@@ -323,6 +366,15 @@ def _ticks() -> tuple[int, int]:
     words = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
     ticks = [int(word) for word in words]
     return ticks[3] + ticks[4], sum(ticks)
+
+
+def source_digest() -> str:
+    """What speaks in Vivace's arms: rounds taken with other code are not gone on with."""
+    source = Path(vivace.__file__).parent
+    files = sorted(
+        f for part in ("core", "engine", "families", "runtimes", "text") for f in (source / part).glob("*.py")
+    )
+    return digest("".join(f.read_text(encoding="utf-8") for f in files))
 
 
 def slug(name: str) -> str:

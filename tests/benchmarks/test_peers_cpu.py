@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -47,6 +49,7 @@ class Fake:
         self.ready = (5.0 if cache else 0.5) * self.speed
         self.loaded = {"import_s": 0.1, "load_s": 0.3 * self.speed, "version": "1"}
         self.closed = False
+        self.held: Iterator[float] | None = None
 
     @property
     def speed(self) -> float:
@@ -58,7 +61,14 @@ class Fake:
     def __exit__(self, *_: object) -> None:
         self.closed = True
 
-    def ask(self, what: str, **_: Any) -> dict[str, float]:
+    @property
+    def proportional_mb(self) -> float:
+        return next(self.held) if self.held else 50.0 * self.speed
+
+    def ask(self, what: str, **how: Any) -> dict[str, float]:
+        if what == "speak_all":
+            assert self.arm.kind == "pool"
+            return {"audio": sum(self.speak(text)["audio"] for text in how["texts"])}
         assert what == "memory"
         return {"now_mb": 100.0 * self.speed, "peak_mb": 200.0 * self.speed}
 
@@ -174,6 +184,14 @@ def test_memory_is_what_this_process_holds(monkeypatch: pytest.MonkeyPatch) -> N
     assert 0 < told["now_mb"] <= told["peak_mb"]
 
 
+def test_a_pool_speaks_all_texts_and_tells_their_length(make_toy: Callable[..., Any]) -> None:
+    pool = program.KINDS["pool"](str(make_toy(seed=3).path), 1)
+    program.answer(pool, {"do": "load"})
+    told = [program.answer(pool, {"do": "speak_all", "texts": said}) for said in (["One."], ["One.", "One and two."])]
+    assert 0 < 2 * told[0]["audio"] < told[1]["audio"]
+    pool.pool.close()
+
+
 ECHO = """
 import sys, json
 for line in sys.stdin:
@@ -189,6 +207,7 @@ def test_a_process_is_asked_and_its_end_is_told() -> None:
     with Process(ARMS[0], command=[sys.executable, "-c", ECHO]) as process:
         assert process.loaded == {"heard": {"do": "load"}}
         assert process.ready > 0
+        assert 1 < process.proportional_mb < 1000
         assert process.speak("hé", rested=False, seed=2) == {"heard": {"do": "speak", "text": "hé", "seed": 2}}
         with pytest.raises(ArmError, match="Vivace: fast @1: cannot"):
             process.ask("fail")
@@ -296,13 +315,74 @@ def test_a_crew_speaks_every_text_once() -> None:
     assert told["audio"] == pytest.approx(sum(len(text) for text in batch) / 10)
 
 
+def test_a_pool_is_given_all_texts_at_once() -> None:
+    batch = texts.evaluation(20)
+    told = phases.feed([Fake(replace(ARMS[0], kind="pool"))], batch)  # type: ignore[list-item]
+    assert [text for _, text, _ in Fake.said] == sorted(batch, key=len, reverse=True)
+    assert told["audio"] == pytest.approx(sum(len(text) for text in batch) / 10)
+
+
 def test_crews_fill_the_cores() -> None:
-    found = phases.crews([ARMS[2], ARMS[5]], 2)
-    assert {name: len(crew) for name, crew in found.items()} == {
-        "plain ORT, 2 processes": 2,
-        "piper-tts, own settings, 1 process": 1,
-        "piper-tts, own settings, 2 processes": 2,
+    found = phases.crews([ARMS[0], ARMS[2], ARMS[5]], 2)
+    assert {name: [arm.kind for arm in crew] for name, crew in found.items()} == {
+        "Vivace: fast, 1 process, pool of 2": ["pool"],
+        "Vivace: fast, 2 processes": ["vivace"] * 2,
+        "plain ORT, 2 processes": ["plain"] * 2,
+        "piper-tts, own settings, 1 process": ["piper"],
+        "piper-tts, own settings, 2 processes": ["piper"] * 2,
     }
+
+
+def test_the_memory_of_a_crew_is_the_most_that_its_processes_held_together() -> None:
+    crew = [Fake(ARMS[2]), Fake(ARMS[2])]
+    seen = threading.Event()
+
+    def last() -> Iterator[float]:
+        yield from [1.0, 6.0, 1.0]
+        seen.set()
+        while True:
+            yield 2.0
+
+    crew[0].held, crew[1].held = itertools.chain([1.0, 5.0, 9.0], itertools.repeat(2.0)), last()
+    assert phases.most_held(crew, lambda: seen.wait(10)) == 11.0  # type: ignore[arg-type]
+
+
+def test_a_fault_of_a_crew_is_not_swallowed() -> None:
+    def fail() -> None:
+        raise ArmError("gone")
+
+    with pytest.raises(ArmError, match="gone"):
+        phases.most_held([Fake(ARMS[2])], fail)  # type: ignore[list-item]
+
+
+def test_every_crew_is_warm_and_its_memory_taken_alone(tmp_path: Path) -> None:
+    living: set[int] = set()
+    alone: list[int] = []
+
+    class Living(Fake):
+        def __init__(self, arm: Arm, cache: str = "") -> None:
+            super().__init__(arm, cache)
+            living.add(id(self))
+
+        def __exit__(self, *_: object) -> None:
+            living.discard(id(self))
+
+        @property
+        def proportional_mb(self) -> float:
+            alone.append(len(living))
+            return 50.0 * len(self.arm.kind)
+
+    each = phases.Bench(ARMS, tmp_path, PLAN, lambda message: None, Living)  # type: ignore[arg-type]
+    found = each.throughput()
+    assert found["crews"]["Vivace: fast, 1 process, pool of 2"] == ARMS[0].key
+    assert found["memory"]["Vivace: fast, 1 process, pool of 2"] == [200.0] * PLAN.memory_rounds
+    assert found["memory"]["plain ORT, 2 processes"] == [500.0] * PLAN.memory_rounds
+    assert set(alone) == {1, 2} and not living
+    warming = [text for _, text, _ in Fake.said if text in texts.calibration()]
+    workers = 6 * 2 + 2 + 1  # six crews of two processes, a pool of two, and piper-tts alone
+    assert len(warming) == phases.WARM * workers * (1 + PLAN.memory_rounds)
+    Fake.said.clear()
+    assert each.throughput() == found and Fake.said == []
 
 
 def test_clips_are_spoken_once_and_scored_by_arm(tmp_path: Path) -> None:
@@ -351,11 +431,13 @@ def test_throughput_is_stated_against_the_best_peer_with_its_own_file() -> None:
     found = {
         "crews": {"v": ARMS[0].key, "ort": "plain ORT @1", "own": "piper-tts, own settings @0", "file": ARMS[8].key},
         "rounds": [round_(v=1.0, ort=2.0, own=4.0, file=0.5)] * 3,
+        "memory": {"v": [90.0, 100.0, 130.0], "ort": [200.0], "own": [300.0], "file": [150.0]},
     }
     rows = {row["crew"]: row for row in figures.throughput(field(), found)}
     assert {row["best_peer"] for row in rows.values()} == {"ort"}
     assert rows["v"]["rate"]["value"] == 10.0
     assert rows["v"]["times_best_peer"]["value"] == 2.0
+    assert rows["v"]["most_mb"]["value"] == 100.0
 
 
 def verdicts(work: Path) -> list[dict[str, Any]]:
@@ -374,7 +456,8 @@ def test_a_faster_peer_is_named_and_a_slower_one_is_not(tmp_path: Path) -> None:
 
 def test_every_phase_is_compared(tmp_path: Path) -> None:
     measures = {r["measure"].split(",")[0] for r in verdicts(tmp_path)}
-    assert measures == {"latency", "first audio", "gap-free start", "load", "peak memory", "throughput", "quality"}
+    speed = {"latency", "first audio", "gap-free start", "load", "throughput"}
+    assert measures == speed | {"peak memory", "memory", "quality"}
 
 
 @pytest.mark.parametrize(("peer", "better"), [(0.5, "peer"), (0.995, ""), (1.0, ""), (2.0, "vivace")])
@@ -421,7 +504,13 @@ def test_the_page_holds_every_section_and_its_picture(command: Callable[..., str
     text = command()
     assert text.count("\n## ") == 10
     assert (tmp_path / "work" / "peers_cpu.png").stat().st_size > 10_000
+    rows = [line for line in section(text, "Throughput, all cores busy").splitlines() if "Vivace" in line]
+    assert [(row.split(" | ")[0], row.split(" | ")[-1]) for row in rows[-2:]] == [
+        ("| Vivace: fast, 1 process, pool of 2", "50 |"),
+        ("| Vivace: fast, 2 processes", "100 |"),
+    ]
     data = json.loads((tmp_path / "work" / "peers_cpu.json").read_text())
+    assert data["raw"]["throughput"]["memory"]["Vivace: fast, 2 processes"] == [100.0]
     assert data["figures"]["latency"] and data["raw"]["varied"]["rounds"]
     assert not (tmp_path / "docs").exists()  # what was only tried is no measurement
 
@@ -463,6 +552,7 @@ def test_wrong_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
         (["--only", "latency,speed"], "speed: the phases are latency, varied"),
         (["--bundle", "x=/nowhere/at/all"], "must be NAME=PATH"),
         (["--dropin", "file.onnx"], "must be NAME=PATH"),
+        (["--dropin", "small="], "must be NAME=PATH"),
     ]:
         with pytest.raises(SystemExit):
             peers_cpu.main(words)
