@@ -167,6 +167,38 @@ def test_an_error_without_words_is_named_by_its_kind() -> None:
     assert runtime._last_line(RuntimeError("file.cpp:7\n\nno such layer\n")) == "no such layer"
 
 
+def test_the_trace_holds_the_time_of_every_operator_run_by_run(toy: Bundle, tmp_path: Path) -> None:
+    stage = stage_of(toy)
+    options = RuntimeOptions(threads=1, trace=str(tmp_path), digest="0" * 64)
+    session = runtime.open(stage, toy.file(stage.file), options)
+    for frames in (400, 40, 40):
+        session.run({"latent": latent(frames=frames)})
+    events = session.trace()
+    assert session.trace() == []
+    starts = [event["ts"] for event in events if event["name"] == "model_run"]
+    assert starts == sorted(starts)
+    spent = [sum(e["dur"] for e in events if e["cat"] == "Node" and e["ts"] == start) for start in starts]
+    assert len(spent) == 3
+    assert spent[0] > 0
+    assert min(spent) >= 0
+    (conv,) = {e["name"] for e in events if e["name"].startswith("/conv_pre/Conv") and "Reorder" not in str(e)}
+    assert conv == "/conv_pre/Conv_kernel_time"  # found under the name that it has in the file
+
+
+def test_an_operators_time_is_what_its_mean_over_all_runs_grew_by() -> None:
+    trace = runtime._Trace()
+    for mean in (100, 60, 50):
+        trace.add(0.0, [("a", "Convolution", mean)])
+    assert [e["dur"] for e in trace.events if e["cat"] == "Node"] == [100, 20, 30]
+
+
+def test_without_a_trace_there_is_none(toy: Bundle) -> None:
+    stage = stage_of(toy)
+    session = runtime.open(stage, toy.file(stage.file), ONE)
+    session.run({"latent": latent()})
+    assert session.trace() == []
+
+
 # --- what is kept for the next load ---
 
 

@@ -8,10 +8,17 @@ import pytest
 
 from vivace.core.errors import ModelError
 from vivace.core.machine import cache_folder
+from vivace.runtimes import openvino
 from vivace.workflows import _ceiling
 from vivace.workflows._ceiling import Ceiling, ceiling, measure, product
 
 MADE = Ceiling({"fp32": 50.0, "int8": 200.0}, 20.0, 1)
+
+
+@pytest.fixture
+def offered(monkeypatch):
+    """`offered(("fp32", "bf16"))`: from here on OpenVINO seems to compute in these; () means it is not installed."""
+    return lambda precisions: monkeypatch.setattr(openvino, "precisions", lambda: precisions)
 
 
 @pytest.fixture
@@ -57,12 +64,27 @@ def test_each_thread_count_has_its_own(tmp_path, measured):
     assert measured == [1, 2]
 
 
-def test_another_machine_or_runtime_has_its_own(tmp_path, measured, monkeypatch):
-    ceiling(1, tmp_path)
-    monkeypatch.setattr(_ceiling, "version", lambda package: "99.0")
-    ceiling(1, tmp_path)
-    monkeypatch.setattr(_ceiling.machine, "describe", lambda: {"cpu": "another", "flags": [], "cores": 1})
-    ceiling(1, tmp_path)
+def test_another_machine_or_runtime_has_its_own(tmp_path, measured, offered, monkeypatch):
+    offered(("fp32",))
+    facts = {"cpu": "a", "flags": ["avx2"], "cores": 1, "packages": {"onnxruntime": "1"}}
+    for changed in (
+        {},
+        {"cpu": "another"},
+        {"flags": ["avx2", "avx512_bf16"]},
+        {"cores": 2},
+        {"packages": {"onnxruntime": "2"}},
+        {"packages": {"onnxruntime": "1", "openvino": "1"}},
+    ):
+        monkeypatch.setattr(_ceiling.machine, "describe", lambda found=facts | changed: found)
+        ceiling(1, tmp_path)
+        ceiling(1, tmp_path)
+    assert len(measured) == 6
+
+
+def test_what_a_runtime_computes_in_is_part_of_the_key(tmp_path, measured, offered):
+    for precisions in ((), ("fp32",), ("fp32", "bf16")):
+        offered(precisions)
+        ceiling(1, tmp_path)
     assert len(measured) == 3
 
 
@@ -116,19 +138,42 @@ def test_measuring_gives_all_roofs(monkeypatch):
     assert found.ridge() == found.gmacs["fp32"] / found.gbytes
 
 
-def test_a_precision_that_the_runtime_lacks_is_left_out_but_floats_must_work(monkeypatch):
-    def rate(precision, size, threads):
-        if precision in lacking:
+def test_the_faster_runtime_sets_each_roof_and_who_lacks_a_precision_sets_none(monkeypatch, offered):
+    rates = {
+        ("onnxruntime", "fp32"): 50.0,
+        ("onnxruntime", "int8"): 200.0,
+        ("openvino", "fp32"): 60.0,
+        ("openvino", "bf16"): 100.0,
+    }
+
+    def rate(runtime, precision, size, threads):
+        if (runtime, precision) not in rates:
             raise ModelError("not implemented")
-        return 1.0
+        return rates[runtime, precision]
 
     monkeypatch.setattr(_ceiling, "_product_rate", rate)
     monkeypatch.setattr(_ceiling, "_bandwidth", lambda threads: 1.0)
-    lacking = {"bf16", "int8"}
-    assert set(measure(1).gmacs) == {"fp32"}
-    lacking = {"fp32"}
+    offered(("fp32", "bf16"))
+    assert measure(1).gmacs == {"fp32": 60.0, "bf16": 100.0, "int8": 200.0}
+    offered(("fp32",))
+    assert measure(1).gmacs == {"fp32": 60.0, "int8": 200.0}
+    offered(())
+    assert measure(1).gmacs == {"fp32": 50.0, "int8": 200.0}
+    del rates["onnxruntime", "int8"]
+    assert measure(1).gmacs == {"fp32": 50.0}
+    del rates["onnxruntime", "fp32"]
     with pytest.raises(ModelError):
         measure(1)
+
+
+@pytest.mark.skipif("bf16" not in openvino.precisions(), reason="this processor has no bf16, or OpenVINO is missing")
+def test_the_bf16_roof_is_that_of_products_in_bf16(monkeypatch):
+    opened = []
+    monkeypatch.setattr(_ceiling, "SECONDS", 0.0)
+    real = openvino.open
+    monkeypatch.setattr(openvino, "open", lambda *given: opened.append(given[0].options) or real(*given))
+    assert _ceiling._product_rate("openvino", "bf16", 64, 1) > 0
+    assert opened == [{"precision": "bf16"}]
 
 
 @pytest.mark.parametrize("precision", _ceiling.PRECISIONS)

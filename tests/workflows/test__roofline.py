@@ -4,7 +4,7 @@ import pytest
 
 from vivace.workflows._ceiling import Ceiling
 from vivace.workflows._macs import Work
-from vivace.workflows._roofline import assess
+from vivace.workflows._roofline import assess, whole
 
 ROOF = Ceiling({"fp32": 100.0, "int8": 400.0}, 20.0, 1)  # GMAC/s, GB/s: the ridge lies at 5 MACs per byte
 MS = 1_000_000
@@ -18,6 +18,7 @@ def test_a_part_bound_by_arithmetic():
     assert found["memory_share"] == pytest.approx(0.2)
     assert found["intensity"] == pytest.approx(12.5)
     assert found["gain_at_ceiling"] == pytest.approx(20 / 15)
+    assert found["floor_ms"] == pytest.approx(5.0)
     assert found["gain_if_free"] == pytest.approx(2.0)
     assert found["gain_in_int8"] == pytest.approx(20 / (20 - 5 + 1.25))
 
@@ -33,6 +34,7 @@ def test_a_part_bound_by_memory():
 def test_bytes_that_cannot_all_have_come_from_memory_do_not_limit():
     found = assess(10.0, 10.0, Work({"fp32": 100 * MS}, 400 * MS, 0), ROOF)
     assert found["cached"]
+    assert found["bound"] == "compute"
     assert found["ceiling_share"] == pytest.approx(0.1)
 
 
@@ -48,7 +50,7 @@ def test_all_int8_has_nothing_to_gain_in_int8():
 
 def test_a_precision_without_a_roof_has_no_share():
     found = assess(10.0, 10.0, Work({"bf16": 800 * MS}, 1, 0), ROOF)
-    assert found["bound"] is found["ceiling_share"] is found["gain_at_ceiling"] is None
+    assert found["bound"] is found["floor_ms"] is found["ceiling_share"] is found["gain_at_ceiling"] is None
 
 
 def test_a_part_without_arithmetic():
@@ -57,3 +59,36 @@ def test_a_part_without_arithmetic():
     assert found["roof_gmacs_per_s"] is None
     assert found["intensity"] == 0
     assert assess(10.0, 20.0, Work(), ROOF)["intensity"] is None
+
+
+def stage(ms, macs, whole_ms=20.0):
+    return {"kind": "stage", "ms": ms} | assess(ms, whole_ms, Work(macs, 1), ROOF)
+
+
+GLUE = {"kind": "engine", "ms": 5.0}
+
+
+def test_the_whole_has_the_floors_of_its_stages_each_in_its_precision():
+    parts = [stage(10.0, {"fp32": 500 * MS}), stage(5.0, {"int8": 400 * MS}), GLUE]
+    found = whole(parts)
+    assert found == {
+        "ms": 20.0,
+        "floor_ms": pytest.approx(5.0 + 1.0),
+        "ceiling_share": pytest.approx(0.3),
+        "gain_at_ceiling": pytest.approx(20 / (5 + 1 + 5)),  # what is no stage takes as long as now
+    }
+
+
+def test_a_stage_above_its_roof_leaves_nothing_to_gain_and_lends_nothing_to_others():
+    found = whole([stage(10.0, {"fp32": 1500 * MS}), {"kind": "engine", "ms": 10.0}])
+    assert (found["floor_ms"], found["ceiling_share"], found["gain_at_ceiling"]) == (10.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("unknown", [stage(10.0, {"bf16": 1 * MS}), {"kind": "stage", "ms": 10.0}])
+def test_a_whole_with_a_stage_of_unknown_floor_has_none(unknown):
+    found = whole([stage(10.0, {"fp32": 500 * MS}), unknown])
+    assert found == {"ms": 20.0, "floor_ms": None, "ceiling_share": None, "gain_at_ceiling": None}
+
+
+def test_a_stage_that_never_ran_takes_nothing():
+    assert whole([stage(10.0, {"fp32": 500 * MS}), {"kind": "stage", "ms": 0.0}])["floor_ms"] == pytest.approx(5.0)

@@ -10,6 +10,7 @@ from onnx import helper
 
 from vivace.core.errors import UsageError, VivaceError
 from vivace.core.report import Report
+from vivace.runtimes import openvino
 from vivace.workflows import profile as workflow
 from vivace.workflows._ceiling import Ceiling
 from vivace.workflows._macs import Work
@@ -109,6 +110,8 @@ def test_the_measurements_say_what_they_were_taken_on(report):
     assert report.get("throughput", "batch 2, 1 thread").better == "up"
     assert report.get("memory_peak").value == 60.0
     assert report.get("peak/int8").value == 4e6
+    assert report.get("floor").value == report.details["whole"]["floor_ms"]
+    assert report.get("ceiling_share/whole").value == 100 * report.details["whole"]["ceiling_share"]
     assert report.bundles["bundle"]
     assert report.settings["batches"] == [1, 2]
 
@@ -165,10 +168,56 @@ def test_the_built_in_texts_get_lengths_in_between(monkeypatch):
     assert all(b / a < 2.5 for a, b in pairwise(lengths))
 
 
-def test_a_stage_that_runs_in_bf16_is_counted_in_bf16(tiny):
-    stage = replace(tiny.stages[0], precision="bf16")
-    assert workflow._as_run(Work({"fp32": 3, "int8": 2}, 1, 1), stage).macs == {"bf16": 3, "int8": 2}
-    assert workflow._as_run(Work({"fp32": 3}), tiny.stages[0]).macs == {"fp32": 3}
+BF16 = {"runtime": "openvino", "precision": "mixed int8, bf16", "options": {"precision": "bf16"}}
+
+
+def test_a_stage_that_runs_in_bf16_is_counted_in_bf16(tiny, monkeypatch):
+    monkeypatch.setattr(openvino, "precisions", lambda: ("fp32", "bf16"))
+    nodes = {"a": Work({"fp32": 3}, 40, 60), "b": Work({"int8": 2}, 10, 20), "c": Work({}, 0, 8)}
+    stage = replace(tiny.stages[0], **BF16)
+    assert workflow._as_run(nodes, stage) == Work({"bf16": 3, "int8": 2}, 20 + 10, 30 + 20 + 4)
+    assert workflow._as_run(nodes, tiny.stages[0]) == Work({"fp32": 3, "int8": 2}, 50, 88)
+
+
+def test_without_bf16_in_the_processor_it_is_counted_in_fp32_and_told(tiny, fast, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(openvino, "precisions", lambda: ("fp32",))
+    placed = replace(tiny, stages=(tiny.stages[0], replace(tiny.stages[1], **BF16)))
+    found = profile(placed, texts=TEXTS, batches=(1,), runs=1).details
+    assert set(found["parts"][2]["macs_by_precision"]) == {"fp32"}
+    assert any("decoder: this machine has no bf16" in note for note in found["notes"])
+
+
+@pytest.mark.skipif("bf16" not in openvino.precisions(), reason="this processor has no bf16, or OpenVINO is missing")
+def test_a_stage_in_openvino_is_held_against_the_bf16_roof_and_shows_its_own_operators(tiny, fast, monkeypatch):
+    placed = replace(tiny, stages=(tiny.stages[0], replace(tiny.stages[1], **BF16)))
+    without = profile(placed, texts=TEXTS, batches=(1,), runs=1).details
+    assert without["parts"][2]["ceiling_share"] is without["whole"]["floor_ms"] is None  # ROOF knows no bf16
+
+    roof = Ceiling(ROOF.gmacs | {"bf16": 2e6}, ROOF.gbytes, 1)
+    monkeypatch.setattr(workflow, "ceiling", lambda threads, cache, **_: roof)
+    found = profile(placed, texts=TEXTS, batches=(1,), runs=1).details
+    text, decoder = found["parts"][1:3]
+    assert decoder["macs_by_precision"] == {"bf16": decoder["macs"]}
+    assert decoder["compute_share"] * decoder["ms"] == pytest.approx(decoder["macs"] / 2e6 / 1e6)
+    assert found["whole"]["floor_ms"] == pytest.approx(text["floor_ms"] + decoder["floor_ms"])
+    kinds = {kind["op"]: kind["calls"] for kind in found["operators"]["decoder"]["types"]}
+    assert kinds["Convolution"] == 1.0
+    assert "FusedConv" not in kinds
+
+
+def test_a_ceiling_that_is_beaten_twice_is_told(tiny, monkeypatch, fast):
+    asked = []
+
+    def low(threads, cache, *, fresh=False, progress=None):
+        asked.append(fresh)
+        return Ceiling({"fp32": 1e-9}, 1e6, threads)
+
+    monkeypatch.setattr(workflow, "ceiling", low)
+    found = profile(tiny, texts=TEXTS, batches=(1,), runs=1).details
+    assert asked == [False, True]
+    assert any("text, decoder: faster than this machine's measured peak" in note for note in found["notes"])
+    assert found["whole"]["ceiling_share"] <= 1.0
 
 
 def test_a_stage_that_is_no_onnx_file_is_timed_but_not_counted(tiny, fast, monkeypatch):
@@ -193,6 +242,7 @@ def test_a_stage_that_is_no_onnx_file_is_timed_but_not_counted(tiny, fast, monke
     found = profile(replace(tiny, stages=stages), texts=TEXTS, batches=(1,), runs=1).details
     assert "macs" not in found["parts"][2]
     assert list(found["operators"]) == ["text"]
+    assert any("decoder: its runtime (other) writes no trace" in note for note in found["notes"])
 
 
 def test_a_voice_of_another_family_is_profiled_as_a_whole(toy, tmp_path, monkeypatch):
@@ -207,7 +257,8 @@ def test_a_voice_of_another_family_is_profiled_as_a_whole(toy, tmp_path, monkeyp
 def test_a_real_voice_has_the_operations_of_its_architecture(real_voice, tmp_path):
     text = "The committee will publish its findings on the first of March, after which members of the public have six "
     text += "weeks to respond to every one of the proposals that were made, and to make some of their own instead."
-    found = profile(real_voice, texts={"long": text}, batches=(1,), runs=1, cache=tmp_path).details
+    whole_sentence = replace(real_voice, defaults={**real_voice.defaults, "window": 10_000})  # windows add context
+    found = profile(whole_sentence, texts={"long": text}, batches=(1,), runs=1, cache=tmp_path).details
     rates = {p["name"]: p["macs_per_audio_second"] for p in found["parts"] if p["kind"] == "stage"}
     whole = sum(rates.values())
     assert whole == pytest.approx(3.02e9, rel=0.03)

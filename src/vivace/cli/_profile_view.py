@@ -22,27 +22,28 @@ def render_table(report: Report) -> list[Any]:
     on = f"{report.machine['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
     taken = f"{text['name']} text ({text['characters']} characters, {text['audio_seconds']:.2f} s of audio)"
     return [
-        _parts(f"Time by part: {taken}\n{on}, {report.settings['runs']} runs", found["parts"]),
+        _parts(f"Time by part: {taken}\n{on}, {report.settings['runs']} runs", found["parts"], found["whole"]),
         *_operators(found["operators"]),
         _lengths(found["lengths"]),
         _batches(found["batches"]),
         _text(found["batching"]),
         _text(_facts(found)),
+        *_floor(found["whole"]),
         *(_text(f"{k}. {sentence}") for k, sentence in enumerate(found["bottlenecks"], 1)),
         *(_text(note) for note in found["notes"]),
     ]
 
 
-def _parts(title: str, parts: Sequence[Json]) -> Any:
+def _parts(title: str, parts: Sequence[Json], whole: Json) -> Any:
     columns = (
         "part",
         "ms",
         "share",
         "GMAC per audio s",
         "GMAC/s",
-        "of ceiling",
-        "MAC/byte",
         "limit",
+        "floor ms",
+        "of ceiling",
         "gain at ceiling",
     )
     rows = [
@@ -52,17 +53,31 @@ def _parts(title: str, parts: Sequence[Json]) -> Any:
             f"{100 * part['share']:.1f}%",
             _number(part.get("macs_per_audio_second"), "{:.2f}", 1e-9) + ("+" if part.get("uncounted") else ""),
             _number(part.get("gmacs_per_s"), "{:.0f}"),
-            _number(part.get("ceiling_share"), "{:.0f}%", 100),
-            _number(part.get("intensity"), "{:.1f}"),
-            part.get("bound") or NONE,
-            _number(part.get("gain_at_ceiling"), "{:.2f}x"),
+            _limit(part),
+            *_reached(part),
         )
         for part in parts
     ]
-    whole = sum(part["ms"] for part in parts)
     macs = sum(part.get("macs_per_audio_second", 0.0) for part in parts)
-    total = ("whole", f"{whole:.1f}", "100.0%", f"{macs / 1e9:.2f}", f"{_rate(parts, whole):.0f}", *[""] * 4)
+    rate = _rate(parts, whole["ms"])
+    total = ("whole", f"{whole['ms']:.1f}", "100.0%", f"{macs / 1e9:.2f}", f"{rate:.0f}", "", *_reached(whole))
     return _table(title, columns, [*rows, total], footer=True)
+
+
+def _limit(part: Json) -> str:
+    """The roof that a part is held against: the memory, or the precisions that it multiplies in."""
+    if part.get("bound") != "compute":
+        return part.get("bound") or NONE
+    return "+".join(sorted(part["macs_by_precision"], key=lambda p: -int(part["macs_by_precision"][p]))) or NONE
+
+
+def _reached(row: Json) -> tuple[str, str, str]:
+    """What the roof alone would need, what share of it is reached, and what would be left to gain."""
+    return (
+        _number(row.get("floor_ms"), "{:.1f}"),
+        _number(row.get("ceiling_share"), "{:.0f}%", 100),
+        _number(row.get("gain_at_ceiling"), "{:.2f}x"),
+    )
 
 
 def _rate(parts: Sequence[Json], whole_ms: float) -> float:
@@ -120,6 +135,18 @@ def _facts(found: Json) -> str:
         f" {memory['peak']:.0f} MB ({memory['characters']} characters)."
         f" This machine's ceiling: {peaks}, memory {roof['gbytes']:.0f} GB/s."
     )
+
+
+def _floor(whole: Json) -> list[Any]:
+    if whole["floor_ms"] is None:
+        return []
+    return [
+        _text(
+            f"The floor of this voice on this machine in these precisions: {whole['floor_ms']:.1f} ms,"
+            f" {100 * whole['ceiling_share']:.0f}% of the {whole['ms']:.1f} ms that it takes."
+            f" With every stage at its roof and the rest as now it would be {whole['gain_at_ceiling']:.2f}x as fast."
+        )
+    ]
 
 
 def _table(

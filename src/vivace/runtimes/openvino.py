@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from collections.abc import Iterable
 from contextlib import suppress
+from datetime import timedelta
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,11 +32,33 @@ def precisions() -> tuple[str, ...]:
     return ("fp32", "bf16") if BF16_FLAGS & set(machine.describe()["flags"]) else ("fp32",)
 
 
+class _Trace:
+    """Events in the form of ONNX Runtime's trace, of the runs of one thread."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._runs = 0
+        self._sums: dict[str, int] = {}
+
+    def add(self, begun: float, nodes: Iterable[tuple[str, str, int]]) -> None:
+        """`nodes`: name, type and microseconds, which OpenVINO tells as the mean of all runs so far; what this run
+        took is what the sum grew by."""
+        self._runs += 1
+        self.events.append({"cat": "Session", "name": "model_run", "ts": 1e6 * begun})
+        for name, kind, mean in nodes:
+            spent = max(0, self._runs * mean - self._sums.get(name, 0))
+            self._sums[name] = self._runs * mean
+            name = name.removesuffix("/WithoutBiases")  # a convolution whose bias was taken off and fused again
+            node = {"name": f"{name}_kernel_time", "args": {"op_name": kind}}
+            self.events.append({"cat": "Node", "ts": 1e6 * begun, "dur": spent, **node})
+
+
 class OpenVinoSession:
     """A stage compiled by OpenVINO; every calling thread gets an infer request of its own."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, trace: _Trace | None = None) -> None:
         self._model = model
+        self._trace = trace
         self._inputs = [i.get_any_name() for i in model.inputs]
         self._outputs = [o.get_any_name() for o in model.outputs]
         self._own = threading.local()
@@ -45,15 +70,23 @@ class OpenVinoSession:
         if not hasattr(self._own, "request"):
             self._own.request = self._model.create_infer_request()
         try:
+            begun = time.perf_counter()
             found = self._own.request.infer({name: inputs[name] for name in self._inputs}, share_inputs=True)
+            if self._trace:
+                self._trace.add(begun, _executed(self._own.request))
             return {name: found[k] for k, name in enumerate(self._outputs)}
         except KeyError as error:
             raise ModelError(f"the stage wants an input {error} that its family does not give") from None
         except Exception as error:
             raise ModelError(f"OpenVINO failed: {_last_line(error)}") from error
 
+    def trace(self) -> list[dict[str, Any]]:
+        """Per-operator events of all runs so far; ends the trace. Empty if the session was opened without one."""
+        trace, self._trace = self._trace, None
+        return trace.events if trace else []
+
     def close(self) -> None:
-        self._model = None
+        self._model = self._trace = None
         self._own = threading.local()
 
 
@@ -69,16 +102,26 @@ def open(stage: Stage, path: Path, options: RuntimeOptions) -> OpenVinoSession:
         "ENABLE_CPU_PINNING": False,
     }
     core = _core()
-    kept = _kept(options.digest)
+    if options.trace:
+        settings["PERF_COUNT"] = True
+    kept = None if options.trace else _kept(options.digest)
     if kept:
         settings["CACHE_DIR"] = str(kept)
     try:
-        return OpenVinoSession(core.compile_model(str(path), "CPU", settings))
+        compiled = core.compile_model(str(path), "CPU", settings)
+        return OpenVinoSession(compiled, _Trace() if options.trace else None)
     except Exception as error:
         raise ModelError(f"OpenVINO cannot load {path.name}: {_last_line(error)}") from error
     finally:
         if kept:
             _prepared.prune(kept.parent, keep=kept)
+
+
+def _executed(request: Any) -> list[tuple[str, str, int]]:
+    import openvino
+
+    done, tick = openvino.ProfilingInfo.Status.EXECUTED, timedelta(microseconds=1)
+    return [(i.node_name, i.node_type, i.real_time // tick) for i in request.profiling_info if i.status == done]
 
 
 def _kept(digest: str) -> Path | None:

@@ -38,8 +38,7 @@ def _stage(part: Json, view: Json | None, ceiling: Ceiling) -> str:
     if part["ceiling_share"] is None:
         lacking = ", ".join(p for p in part["macs_by_precision"] if p not in ceiling.gmacs)
         return f"{part['gmacs_per_s']:.0f} GMAC/s in {lacking}, for which this machine's peak could not be measured"
-    memory = part["bound"] == "memory" and not part["cached"]
-    if memory and part["ceiling_share"] >= FAR:
+    if part["bound"] == "memory" and part["ceiling_share"] >= FAR:
         return (
             f"{100 * part['memory_share']:.0f}% of this machine's memory bandwidth at {part['intensity']:.1f} MACs per"
             f" byte, so smaller weights and activations or fused operators help, faster arithmetic does not"

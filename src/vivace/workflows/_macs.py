@@ -35,9 +35,18 @@ MATMUL = (
     "QLinearMatMul",
 )
 RECURRENT = ("LSTM", "GRU", "RNN")
+# What OpenVINO calls them in its trace.
+OPENVINO = (
+    "Convolution",
+    "ConvolutionBackpropData",
+    "FullyConnected",
+    "GroupConvolution",
+    "GroupConvolutionBackpropData",
+    *(f"{op}{kind}" for op in RECURRENT for kind in ("Cell", "Seq", "Sequence")),
+)
 # Multiply too, but the trace alone does not tell how much: named in the report instead of counted as nothing.
 UNCOUNTED = ("Attention", "DynamicQuantizeLSTM", "Einsum", "GroupQueryAttention", "MultiHeadAttention", "QAttention")
-MULTIPLYING = frozenset((*CONV, "ConvTranspose", *MATMUL, *RECURRENT, *UNCOUNTED))
+MULTIPLYING = frozenset((*CONV, "ConvTranspose", *MATMUL, *RECURRENT, *OPENVINO, *UNCOUNTED))
 VIEWS = ("Flatten", "Identity", "Reshape", "Shape", "Size", "Squeeze", "Unsqueeze")  # no byte of their data is moved
 PRECISIONS = {"float": "fp32", "double": "fp64", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
 

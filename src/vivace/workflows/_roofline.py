@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vivace.workflows._ceiling import Ceiling
@@ -11,7 +12,7 @@ from vivace.workflows._macs import Work
 def assess(ms: float, whole_ms: float, work: Work, ceiling: Ceiling) -> dict[str, Any]:
     """The roofline figures of a part that takes `ms` of `whole_ms` and does `work`.
 
-    `ceiling_share` is the time that the limiting roof alone would need, divided by the measured time.
+    `floor_ms` is the time that the limiting roof alone would need, `ceiling_share` that divided by the measured time.
     `gain_at_ceiling` and `gain_if_free` say how many times faster the whole would be if the part ran at its roof,
     or took no time at all (Amdahl); `gain_in_int8` if its arithmetic ran at the int8 roof and all else of it took as
     long as now. None where a precision has no measured roof.
@@ -34,7 +35,8 @@ def assess(ms: float, whole_ms: float, work: Work, ceiling: Ceiling) -> dict[str
         "compute_share": None if compute_ms is None else compute_ms / ms,
         "memory_share": memory_ms / ms,
         "cached": cached,
-        "bound": None if compute_ms is None else "memory" if memory_ms > compute_ms else "compute",
+        "bound": None if compute_ms is None else "memory" if memory_ms > compute_ms and not cached else "compute",
+        "floor_ms": floor,
         "ceiling_share": None if floor is None else floor / ms,
         "gain_at_ceiling": None if floor is None else _gain(ms, whole_ms, min(floor, ms)),
         "gain_if_free": _gain(ms, whole_ms, 0.0),
@@ -44,6 +46,21 @@ def assess(ms: float, whole_ms: float, work: Work, ceiling: Ceiling) -> dict[str
         int8_ms = work.total_macs / ceiling.gmacs["int8"] / 1e6
         result["gain_in_int8"] = _gain(ms, whole_ms, max(ms - compute_ms, 0.0) + int8_ms)
     return result
+
+
+def whole(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The floor of a voice: what all of its stages would need at their roofs, each in the precision that it runs in.
+
+    `ceiling_share` is the floor over the time of all parts; `gain_at_ceiling` says how many times faster the whole
+    would be if every stage ran at its roof and what is no stage took as long as now. None where a stage has no floor.
+    """
+    ms = sum(part["ms"] for part in parts)
+    ran = [part for part in parts if part["kind"] == "stage" and part["ms"] > 0]
+    if any(part.get("floor_ms") is None for part in ran):
+        return {"ms": ms, "floor_ms": None, "ceiling_share": None, "gain_at_ceiling": None}
+    floor = sum(min(part["floor_ms"], part["ms"]) for part in ran)
+    gain = _gain(sum(part["ms"] for part in ran), ms, floor)
+    return {"ms": ms, "floor_ms": floor, "ceiling_share": floor / ms, "gain_at_ceiling": gain}
 
 
 def _gain(ms: float, whole_ms: float, then_ms: float) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vivace.core import machine
+from vivace.core import machine, registry
 from vivace.core.bundle import Bundle
 from vivace.core.contracts import Progress
 from vivace.core.errors import UsageError
@@ -27,13 +26,12 @@ from vivace.workflows._ceiling import Ceiling, ceiling
 from vivace.workflows._macs import CountingSession, Work, total
 from vivace.workflows._memory import peak_memory
 from vivace.workflows._profile_plots import plot
-from vivace.workflows._roofline import assess
+from vivace.workflows._roofline import assess, whole
 from vivace.workflows._stopwatch import ENGINE, TOKENS, Reading, Timed, interval, read_all
 
 __all__ = ["plot", "profile"]
 
 LOADS = 3
-TRACED_RUNS = 3
 BUSY = 0.05  # of the time spent waiting for a core: from here on the figures say more about the neighbours
 
 
@@ -68,7 +66,7 @@ def profile(
     progress("counting operations", 0.4)
     work, renamed = _count(bundle, said[middle])
     progress("tracing operators", 0.5)
-    operators = _trace(bundle, threads, said[middle], work, renamed)
+    operators = _operators.trace(bundle, threads, said[middle], work, renamed)
     batching = time_batches(bundle, threads, said[middle], sorted(set(batches)), runs, _part(progress, 0.55, 0.95))
     progress("measuring memory", 0.95)
     loaded, peak = peak_memory(bundle, list(said.values())[-1], threads)
@@ -82,10 +80,11 @@ def profile(
         "text": {"name": middle, "characters": len(said[middle]), "audio_seconds": readings[middle][0].audio},
         "waited_share": sum(r.waited for r in readings[middle]) / sum(r.seconds for r in readings[middle]),
         "parts": parts,
+        "whole": whole(parts),
         "ceiling": asdict(roof),
         "operators": operators,
         "bottlenecks": _bottlenecks.sentences(parts, operators, roof),
-        "notes": [],
+        "notes": _notes(bundle, parts, operators),
         "lengths": lengths,
         "batches": batching["rows"],
         "batching": batching["verdict"],
@@ -174,40 +173,12 @@ def _count(bundle: Bundle, text: str) -> tuple[dict[str, dict[str, Work]], dict[
         return work, {k: v for counter in counters.values() for k, v in counter.renamed().items()}
 
 
-def _trace(
-    bundle: Bundle,
-    threads: int,
-    text: str,
-    work: Mapping[str, Mapping[str, Work]],
-    renamed: Mapping[str, str],
-) -> dict[str, Any]:
-    """The operator view of each stage whose runtime writes a trace."""
-    raw: dict[str, Any] = {}
-
-    def wrap(stage: Stage, session: Session) -> Session:
-        raw[stage.name] = session
-        return session
-
-    with tempfile.TemporaryDirectory(prefix="vivace-trace-") as folder:
-        options = RuntimeOptions(threads=threads, trace=folder)
-        with Engine(bundle, options, wrap=wrap) as engine:
-            for _ in range(1 + TRACED_RUNS):
-                read_all(engine, [Request("traced", text, seed=1)])
-            views = {}
-            for name, session in raw.items():
-                events = session.trace() if hasattr(session, "trace") else []
-                if events:
-                    calls = sum(event["name"] == "model_run" for event in events) // (1 + TRACED_RUNS)
-                    views[name] = _operators.view(events, TRACED_RUNS, calls, work.get(name, {}), renamed)
-    return views
-
-
 def _parts(
     bundle: Bundle, readings: Sequence[Reading], work: Mapping[str, Mapping[str, Work]], roof: Ceiling
 ) -> list[dict[str, Any]]:
     """One row for each part, in the order of the road. Shares are of the sum of the medians, so they add up to 1."""
     medians = {name: 1000 * statistics.median(r.parts[name] for r in readings) for name in readings[0].parts}
-    whole = sum(medians.values())
+    together = sum(medians.values())
     audio = readings[0].audio
     rows: list[dict[str, Any]] = [{"name": TOKENS, "kind": "text"}]
     for stage in bundle.stages:
@@ -219,23 +190,61 @@ def _parts(
         }
         row["calls"] = readings[0].calls.get(stage.name, 0)
         if stage.name in work and medians[stage.name] > 0:
-            done = _as_run(total(work[stage.name].values()), stage)
-            row |= assess(medians[stage.name], whole, done, roof)
+            done = _as_run(work[stage.name], stage)
+            row |= assess(medians[stage.name], together, done, roof)
             row["macs_per_audio_second"] = done.total_macs / audio
         rows.append(row)
     rows.append({"name": ENGINE, "kind": "engine"})
     for part in rows:
         part |= _ms([reading.parts[part["name"]] for reading in readings])
-        part["share"] = part["ms"] / whole
+        part["share"] = part["ms"] / together
     return rows
 
 
-def _as_run(work: Work, stage: Stage) -> Work:
-    """Counted work is in the file's precision; a runtime that runs floats in bf16 says so in the stage's label."""
-    if stage.precision != "bf16":
-        return work
-    macs = {("bf16" if p == "fp32" else p): n for p, n in work.macs.items()}
-    return Work(macs, work.weight_bytes, work.activation_bytes, work.uncounted)
+def _as_run(nodes: Mapping[str, Work], stage: Stage) -> Work:
+    """The work of a stage. It is counted in its file's precision; floats that run in bf16 have half the bytes."""
+    if not _wants_bf16(stage) or not _has_bf16(stage):
+        return total(nodes.values())
+    return total(
+        node
+        if "int8" in node.macs
+        else Work(
+            {("bf16" if p == "fp32" else p): n for p, n in node.macs.items()},
+            node.weight_bytes // 2,
+            node.activation_bytes // 2,
+            node.uncounted,
+        )
+        for node in nodes.values()
+    )
+
+
+def _wants_bf16(stage: Stage) -> bool:
+    return bool(stage.options.get("precision") == "bf16")
+
+
+def _has_bf16(stage: Stage) -> bool:
+    return "bf16" in registry.load("runtimes", stage.runtime).precisions()
+
+
+def _notes(bundle: Bundle, parts: Sequence[Mapping[str, Any]], operators: Mapping[str, Any]) -> list[str]:
+    """What to know before trusting the figures of the stages."""
+    notes = [
+        f"{stage.name}: this machine has no bf16 in {stage.runtime}, so the stage was computed and counted in fp32."
+        for stage in bundle.stages
+        if _wants_bf16(stage) and not _has_bf16(stage)
+    ]
+    notes += [
+        f"{stage.name}: its runtime ({stage.runtime}) writes no trace, so its operators are not shown."
+        for stage in bundle.stages
+        if stage.name not in operators
+    ]
+    above = [part["name"] for part in parts if (part.get("compute_share") or 0.0) > 1.0]
+    if above:
+        notes.append(
+            f"{', '.join(above)}: faster than this machine's measured peak, also after measuring it again. The machine"
+            " is busy, or the runtime computes less than was counted."
+        )
+    return notes
 
 
 def _length(name: str, text: str, readings: Sequence[Reading]) -> dict[str, Any]:
@@ -272,6 +281,8 @@ def _measurements(details: Mapping[str, Any], threads: int) -> tuple[Measurement
         add(f"share/{row['name']}", 100 * row["share"], "%", "none", text)
         add(f"ceiling_share/{row['name']}", _percent(row.get("ceiling_share")), "%", "up", text)
         add(f"macs/{row['name']}", row.get("macs_per_audio_second"), "MAC per audio second", "down", text)
+    add("floor", details["whole"]["floor_ms"], "ms", "down", text)
+    add("ceiling_share/whole", _percent(details["whole"]["ceiling_share"]), "%", "up", text)
     for row in details["lengths"]:
         scope = f"{row['text']} text ({row['characters']} characters), {on}"
         add("latency_p50", row["ms"], "ms", "down", scope, row)
