@@ -178,8 +178,9 @@ def _throughput(field: f.Field, found: Mapping[str, Any]) -> list[str]:
     ]
     return [
         f"{found['throughput_size']} sentences a round, each taken by whoever is free; {rows[0]['n']} rounds. "
-        "Processes have one thread each, but for piper-tts as it comes; a pool is Vivace's `Pool`: one process, a thread for each core, weights in "
-        "memory once. Memory: the most that all processes of the row held together while they spoke, as proportional "
+        "Processes have one thread each, but for piper-tts as it comes; a pool is Vivace's `Pool`: one process, a "
+        "thread for each core, weights in memory once. Memory: the most that all processes of the row held together "
+        "while they spoke, as proportional "
         f"set size, with no other row's running (median of {rows[0]['most_mb']['n']}).",
         "",
         *table(head, cells),
