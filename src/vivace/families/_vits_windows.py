@@ -14,7 +14,7 @@ import numpy as np
 from vivace.core.stage import Array, Session
 from vivace.families import _vits_graph as vits
 
-WINDOW = 384  # frames that the decoder makes at once
+WINDOW = 256  # frames that the decoder makes at once
 FLOW_WINDOW = 2048  # of the flow, which sees further and holds less
 STEP = 16  # the last window of a row is a multiple of this: few sizes, for runtimes that compile for each
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,23 @@ def _settings(stage: Stage, options: RuntimeOptions) -> Any:
     settings.enable_mem_reuse = False
     # A pattern is kept for every length of a text that ever came by, and each holds one block for the whole run.
     settings.enable_mem_pattern = False
+    # One arena for all stages: they run one after another, and each would keep the most that it ever took.
+    _share_arena()
+    settings.add_session_config_entry("session.use_env_allocators", "1")
     if options.trace:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(options.trace) / stage.name)
     return settings
+
+
+@cache
+def _share_arena() -> None:
+    """Registers the arena of this process, with ONNX Runtime's own settings; a second registration changes nothing."""
+    import onnxruntime as ort
+
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    own = dict.fromkeys(("arena_extend_strategy", "initial_chunk_size_bytes", "max_dead_bytes_per_chunk"), -1)
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"max_mem": 0, **own}))
 
 
 def _first_line(error: Exception) -> str:
