@@ -44,7 +44,7 @@ class Arm:
 
 ARMS = {
     "latency": Arm("latency", 10, words="the fastest that this machine can speak at one thread"),
-    "size": Arm("size", 6, words="one small file for other tools"),
+    "size": Arm("size", 8, words="one small file for other tools"),
     "latency-no-bf16": Arm(
         "latency", 5, hidden="avx512_bf16,amx_bf16", words="the same with the processor's bf16 hidden from Vivace"
     ),

@@ -347,6 +347,12 @@ def test_for_size_the_smaller_comes_first_then_the_faster() -> None:
     assert ranked(small, big, quick, objective="size") == [quick, small, big]
 
 
+def test_sizes_that_are_nearly_the_same_are_told_apart_by_time() -> None:
+    """16.4 and 16.6 MB round to different numbers, and that was once all that counted."""
+    slow, fast, big = (Found(t, 0.01, 0.0, mb, False) for t, mb in ((0.7, 16.4), (0.6, 16.6), (0.5, 18.0)))
+    assert ranked(slow, fast, big, objective="size") == [fast, slow, big]
+
+
 def test_what_moves_or_loses_too_much_or_too_uncertainly_is_left_out() -> None:
     good = Found(0.9, 0.0, 0.0, 9.0, False)
     moved = Found(0.1, 0.0, 0.0, 9.0, True)

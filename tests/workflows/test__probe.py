@@ -224,6 +224,24 @@ def test_a_candidate_is_measured_against_the_original(toy: Bundle, tmp_path: Pat
     assert not found.moved
 
 
+@pytest.mark.parametrize(("share", "moved"), [(0.004, False), (0.02, True)])
+def test_a_frame_here_and_there_moves_no_speech(
+    toy: Bundle, figures: list[str], monkeypatch: pytest.MonkeyPatch, share: float, moved: bool
+) -> None:
+    """Weights that are stored in 8 bits shift a duration by a frame: once that threw every small candidate out."""
+    real = _probe.spoken
+
+    def longer(bundle: Bundle, texts: Sequence[str], **more: Any) -> Clips:
+        clips = real(bundle, texts, **more)
+        if not bundle.history:
+            return clips
+        audio = tuple(Audio(np.pad(a.samples, (0, round(share * len(a.samples)))), a.rate) for a in clips.audio)
+        return Clips(clips.texts, audio, clips.keys)
+
+    monkeypatch.setattr(_probe, "spoken", longer)
+    assert prober(toy, threads=(1,)).found([FP16]).moved is moved
+
+
 def test_what_was_measured_is_not_measured_again(toy: Bundle, tmp_path: Path, figures: list[str]) -> None:
     found = [prober(toy, tmp_path / "store", threads=(1,)).found([FP16]) for _ in range(2)]
     assert found[0] == found[1]

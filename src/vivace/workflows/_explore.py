@@ -27,7 +27,7 @@ FREE, HOPELESS = 0.1, 3.0  # shares of the margin between which another INT8 met
 NEAR = 1.3  # ways up to this many times slower than the best of a stage stay in the search
 PARTS_SHARE, TRIALS_SHARE = 0.55, 1.0  # of the budget, until which parts and compositions are measured
 FEW, MANY, SHORT_MINUTES = 4, 8, 4.0  # parts of a stage in a short search, and otherwise
-EQUAL = 1.03  # times closer than this are not told apart
+EQUAL, AS_SMALL = 1.03, 1.05  # times and sizes closer than this are not told apart
 REPEATS = 12  # proposals in a row that were measured before: the space is exhausted
 STORAGE = ("weights_int8", "weights_fp16", "")
 
@@ -58,12 +58,13 @@ class Explored:
         """What stays within the planned loss and moves no sentence, best first; among the equally fast the one that
         loses least."""
         fit = [t for t in self.tried if not t[1].moved and t[1].loss + 0.5 * t[1].error <= PLANNED * self.margin]
-        best = min((found.time for _, found in fit), default=1.0)
+        fastest, smallest = (min((getattr(f, name) for _, f in fit), default=1.0) for name in ("time", "mb"))
 
         def key(one: tuple[Choice, Found]) -> tuple[float, float, float]:
             found = one[1]
-            step = math.floor(math.log(found.time / best) / math.log(EQUAL))
-            return (round(found.mb), step, found.loss) if objective == "size" else (step, found.loss, found.mb)
+            slower = math.floor(math.log(found.time / fastest) / math.log(EQUAL))
+            larger = math.floor(math.log(found.mb / smallest) / math.log(AS_SMALL))
+            return (larger, slower, found.loss) if objective == "size" else (slower, found.loss, found.mb)
 
         return sorted(fit, key=key)
 

@@ -31,13 +31,14 @@ from vivace.workflows.recipe import Entry
 
 Rows = Mapping[str, Sequence[Mapping[str, Array]]]  # what a stage is given for each text
 METRIC = "predicted_mos"
+MOVED = 0.01  # share of a clip's length, on average: half of what the gate allows
 SEED = 77
 
 
 @dataclass(frozen=True)
 class Found:
     """A candidate beside the original: seconds as a share of its, predicted MOS lost (mean and standard error), MB,
-    and whether any clip changed its length."""
+    and whether clips changed their length (by more than MOVED)."""
 
     time: float
     loss: float
@@ -167,17 +168,18 @@ class Prober:
 
         made = [(entry.name, asdict(entry.settings)) for entry in entries]
         measured = f"{self._texts} {self._latency} {self._calibration} {self._threads} {self._rounds}"
-        return Found(**self._store.json(f"found {__version__} {self.bundle.digest} {made} {measured}", compute))
+        return Found(**self._store.json(f"found 2 {__version__} {self.bundle.digest} {made} {measured}", compute))
 
     def loss(self, child: Bundle) -> tuple[float, float, bool]:
-        """(predicted MOS lost, its standard error, whether a clip changed its length)."""
+        """(predicted MOS lost, its standard error, whether clips changed their length by more than MOVED)."""
         clips = spoken(child, self._texts, seed=SEED, store=self._store)
         self._clips = self._clips or spoken(self.bundle, self._texts, seed=SEED, store=self._store)
         before = scored(self._clips, [METRIC], store=self._store)[METRIC]
         after = scored(clips, [METRIC], store=self._store)[METRIC]
         lost = np.array(before) - np.array(after)
-        moved = any(len(a.samples) != len(b.samples) for a, b in zip(self._clips.audio, clips.audio, strict=True))
-        return float(lost.mean()), float(lost.std(ddof=1) / np.sqrt(len(lost))), moved
+        pairs = zip(self._clips.audio, clips.audio, strict=True)
+        longer = np.array([len(b.samples) / len(a.samples) - 1 for a, b in pairs])
+        return float(lost.mean()), float(lost.std(ddof=1) / np.sqrt(len(lost))), bool(np.abs(longer).mean() > MOVED)
 
     def _share(self, child: Bundle) -> float:
         def compute() -> float:
