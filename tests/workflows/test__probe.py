@@ -254,7 +254,7 @@ def test_what_was_measured_is_not_measured_again(toy: Bundle, tmp_path: Path, fi
 
 
 def test_a_clip_of_another_length_is_a_move(toy: Bundle, one: Prober, monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths = {"before": [100, 200, 300], "after": [100, 201, 300]}
+    lengths = {"before": [100, 200, 300], "after": [100, 210, 300]}
     order = iter([lengths["after"], lengths["before"], lengths["before"]])
 
     def spoken(bundle: Bundle, texts: Sequence[str], **_: Any) -> Clips:

@@ -58,7 +58,11 @@ class Latent:
 
 @dataclass(frozen=True, eq=False)
 class Vocoder:
-    """Prior in, samples out, window by window. `flow_overlap` None (not known): the flow runs in one piece."""
+    """Prior in, samples out, window by window. `flow_overlap` None (not known): the flow runs in one piece.
+
+    What the stages are given is padded to a multiple of `multiple` frames, and masked: for runtimes that compile for
+    every length. Above 1 the decoder must take a mask; a flow always does.
+    """
 
     flow: Session
     decoder: Session
@@ -67,6 +71,7 @@ class Vocoder:
     flow_overlap: int | None
     window: int = WINDOW
     flow_window: int = FLOW_WINDOW
+    multiple: int = 1
 
     def samples(
         self, prior: Mapping[str, Array], latent: Latent | None, start: int, stop: int, ahead: int
@@ -82,7 +87,8 @@ class Vocoder:
         for window in windows(start, stop, total, self.overlap, self.window):
             kept = self._grown(prior, kept, window.right, ahead)
             frames = kept.frames[None, :, window.left - kept.first : window.right - kept.first]
-            feed = {**prior, vits.LATENT: np.ascontiguousarray(frames)}
+            mask = np.ones((1, 1, frames.shape[-1]), np.float32)
+            feed = {**prior, vits.MASK: self._padded(mask), vits.LATENT: self._padded(frames)}
             made = next(iter(self.decoder.run(feed).values())).reshape(-1)
             pieces.append(made[(window.start - window.left) * self.hop : (window.stop - window.left) * self.hop])
             needed = max(kept.first, window.stop - STEP - self.overlap)
@@ -101,7 +107,7 @@ class Vocoder:
         pieces = [kept.frames]
         for window in windows(kept.made, stop, total, overlap, size):
             feed = {
-                name: np.ascontiguousarray(array[..., window.left : window.right])
+                name: self._padded(array[..., window.left : window.right])
                 if array.ndim == 3 and array.shape[-1] == total
                 else array
                 for name, array in prior.items()
@@ -109,3 +115,7 @@ class Vocoder:
             made = self.flow.run(feed)[vits.LATENT][0]
             pieces.append(made[:, window.start - window.left : window.stop - window.left])
         return Latent(kept.first, np.concatenate(pieces, axis=1))
+
+    def _padded(self, array: Array) -> Array:
+        short = -array.shape[-1] % self.multiple
+        return np.pad(array, ((0, 0), (0, 0), (0, short))) if short else np.ascontiguousarray(array)

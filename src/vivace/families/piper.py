@@ -28,6 +28,7 @@ from vivace.families._vits_windows import FLOW_WINDOW, WINDOW, Vocoder
 
 SUMMARY = "Piper VITS voice: NAME.onnx with NAME.onnx.json beside it, or a folder with both"
 VOICE = "voice.json"
+PADDED = (vits.DECODER, vits.LATENT, vits.MASK)  # the stage that pass few_shapes may give a mask: its signal, the mask
 
 
 def recognise(path: Path) -> bool:
@@ -153,6 +154,7 @@ class PiperModel:
             int(defaults["overlap"]),
             defaults.get("flow_overlap"),  # bundles of before have none
             int(defaults.get("window", WINDOW)),
+            multiple=int(defaults.get("frame_multiple", 1)),
         )
 
     def encode(self, request: Request) -> Iterator[Array]:
@@ -247,6 +249,8 @@ def _stage(name: str, model: Any) -> Stage:
     def spec(value: Any) -> TensorSpec:
         kind = value.type.tensor_type
         dims = tuple(d.dim_value or d.dim_param or f"d{k}" for k, d in enumerate(kind.shape.dim))
+        if any(isinstance(dim, bytes) for dim in dims):  # what protobuf gives for a name that is no UTF-8
+            raise ModelError(f"the shape of {value.name} is damaged; copy the voice's .onnx again")
         return TensorSpec(str(helper.tensor_dtype_to_np_dtype(kind.elem_type)), dims)
 
     inputs = {i.name: spec(i) for i in model.graph.input}

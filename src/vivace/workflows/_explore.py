@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from vivace.core import registry
 from vivace.core.bundle import Bundle
 from vivace.core.contracts import Progress
 from vivace.core.errors import MissingDependency, VivaceError
@@ -87,6 +88,7 @@ class Explorer:
         self._minutes, self._tell, self._clock = minutes, tell, clock
         self._begun = clock()
         self._margin = margin
+        self._padded = getattr(registry.load("families", bundle.family), "PADDED", ("",))[0]
         self._optuna = _optuna()  # known to be there before anything is measured
 
     def run(self) -> Explored:
@@ -207,7 +209,7 @@ class Explorer:
                         int8[cost.part] = cost.method
                         left -= max(cost.loss, 0.0)
                 storage = STORAGE[0] if self._objective == "size" else ""
-                found.append(Choice(chosen, int8, storage))
+                found.append(Choice(chosen, int8, storage, self._padded))
         return found
 
     def _compose(self) -> None:
@@ -262,7 +264,7 @@ class Explorer:
             chosen[name] = named[trial.suggest_categorical(f"way {name}", list(named))]
         int8 = {p: trial.suggest_categorical(f"int8 {p.stage} {p.name}", self._methods(p)) for p in self._open_parts()}
         storage = trial.suggest_categorical("storage", list(STORAGE)) if self._objective == "size" else ""
-        return Choice(chosen, {p: method for p, method in int8.items() if method != "float"}, storage)
+        return Choice(chosen, {p: method for p, method in int8.items() if method != "float"}, storage, self._padded)
 
     @property
     def _passed(self) -> float:

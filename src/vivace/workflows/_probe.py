@@ -168,7 +168,7 @@ class Prober:
 
         made = [(entry.name, asdict(entry.settings)) for entry in entries]
         measured = f"{self._texts} {self._latency} {self._calibration} {self._threads} {self._rounds}"
-        return Found(**self._store.json(f"found 2 {__version__} {self.bundle.digest} {made} {measured}", compute))
+        return Found(**self._store.json(f"found 3 {__version__} {self.bundle.digest} {made} {measured}", compute))
 
     def loss(self, child: Bundle) -> tuple[float, float, bool]:
         """(predicted MOS lost, its standard error, whether clips changed their length by more than MOVED)."""
@@ -195,7 +195,7 @@ class Prober:
                 logs.append(np.log(timings.overall("child", "original").mean))
             return float(np.exp(np.mean(logs)))
 
-        key = f"share {self.bundle.digest} {child.digest} {self._threads} {self._rounds} {self._latency}"
+        key = f"share 2 {self.bundle.digest} {child.digest} {self._threads} {self._rounds} {self._latency}"
         return float(self._store.json(key, compute))
 
     def mean(self) -> stats.Interval:

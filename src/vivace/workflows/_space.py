@@ -54,14 +54,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Choice:
-    """A way for each stage, the INT8 method of each part that is not float, and how weights are stored."""
+    """A way for each stage, the INT8 method of each part that is not float, and how weights are stored. `padded` names
+    the stage that can take padded input: other runtimes than ONNX Runtime compile for every length."""
 
     ways: Mapping[str, Way]
     int8: Mapping[Part, str] = field(default_factory=dict)
     storage: str = ""
+    padded: str = ""
 
     def entries(self, objective: str, before: tuple[Entry, ...] = ()) -> tuple[Entry, ...]:
-        """The passes that make it after those `before`, in order: exact rewrites, INT8, storage, place."""
+        """The passes that make it after those `before`, in order: exact rewrites, INT8, storage, padding, place."""
         steps: list[tuple[str, dict[str, Any]]] = []
         plain = tuple(p for part in self.int8 for p in part.patterns)
         for layout, settings in LAYOUTS.items():
@@ -76,6 +78,8 @@ class Choice:
                 steps.append(("int8_static", settings | {"stages": stages, "include": include}))
         if self.storage:
             steps.append((self.storage, {}))
+        if self.padded and self.ways[self.padded].runtime != NATIVE and not self.ways[self.padded].there:
+            steps.append(("few_shapes", {}))
         moved = {name: (way.runtime, way.precision) for name, way in self.ways.items() if not way.there}
         for place in dict.fromkeys(moved.values()):
             if place != (NATIVE, "fp32"):
