@@ -147,3 +147,28 @@ def test_less_context_would_be_heard(voice: Any, less: int, flow_less: int) -> N
     made = vocoder(parts, reach(parts) - flow_less, 16, 16, less)
     samples = in_chunks(made, fed, 10_000, ahead=0)
     assert np.abs(samples - fed["output"].reshape(-1)).max() > 1e-4
+
+
+@given(total=st.integers(30, 2000), window=st.integers(40, 300))
+def test_the_windows_of_a_sentence_are_alike(total: int, window: int) -> None:
+    """So that a runtime which compiles for every length compiles one for a long sentence."""
+
+    class Decoder:
+        sizes: list[int] = []
+
+        def run(self, inputs: Tensors) -> dict[str, Array]:
+            self.sizes = [*self.sizes, inputs[vits.LATENT].shape[-1]]
+            return {"output": np.zeros((1, 1, inputs[vits.LATENT].shape[-1]), np.float32)}
+
+        def close(self) -> None: ...
+
+    class Flow(Decoder):
+        def run(self, inputs: Tensors) -> dict[str, Array]:
+            return {vits.LATENT: inputs[vits.MEAN]}
+
+    decoder = Decoder()
+    prior = {vits.MEAN: np.zeros((1, 2, total), np.float32)}
+    samples, _ = Vocoder(Flow(), decoder, 1, 12, 32, window).samples(prior, None, 0, total, 100)
+    assert len(samples) == total
+    assert max(decoder.sizes) - min(decoder.sizes) <= len(decoder.sizes) + STEP
+    assert max(decoder.sizes) <= window + 24

@@ -84,7 +84,9 @@ class Vocoder:
         total = int(prior[vits.MEAN].shape[-1])
         kept = latent or Latent(0, prior[vits.MEAN][0, :, :0])
         pieces = []
-        for window in windows(start, stop, total, self.overlap, self.window):
+        inner = stop - start - 2 * self.overlap  # the first and the last window have the edge's share more
+        size = -(-inner // -(-inner // self.window)) if inner > self.window else self.window  # equal ones
+        for window in windows(start, stop, total, self.overlap, size):
             kept = self._grown(prior, kept, window.right, ahead)
             frames = kept.frames[None, :, window.left - kept.first : window.right - kept.first]
             mask = np.ones((1, 1, frames.shape[-1]), np.float32)
