@@ -154,10 +154,11 @@ def test_the_windows_of_a_sentence_are_alike(total: int, window: int) -> None:
     """So that a runtime which compiles for every length compiles one for a long sentence."""
 
     class Decoder:
-        sizes: list[int] = []
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
 
         def run(self, inputs: Tensors) -> dict[str, Array]:
-            self.sizes = [*self.sizes, inputs[vits.LATENT].shape[-1]]
+            self.sizes.append(inputs[vits.LATENT].shape[-1])
             return {"output": np.zeros((1, 1, inputs[vits.LATENT].shape[-1]), np.float32)}
 
         def close(self) -> None: ...
