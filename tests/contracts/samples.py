@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from families import piper_maker
+from families import piper_maker, transformer_maker
 
 
 def _toy(folder: Path) -> Path:
@@ -20,7 +20,11 @@ def _piper(folder: Path) -> Path:
     return piper_maker.make(folder, piper_maker.Shape(speakers=2), "hum")
 
 
-MODELS: dict[str, Callable[[Path], Path]] = {"piper": _piper, "toy": _toy}
+def _transformer(folder: Path) -> Path:
+    return transformer_maker.make(folder, "steps", max_steps=100)
+
+
+MODELS: dict[str, Callable[[Path], Path]] = {"piper": _piper, "toy": _toy, "transformer_mel": _transformer}
 VOICES: dict[str, dict[str, Any]] = {
     "characters": {"characters": "abcdefghijklmnopqrstuvwxyz .,", "lowercase": True},
     "piper": piper_maker.config(),

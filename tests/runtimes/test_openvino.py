@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from vivace.core import machine
 from vivace.core.bundle import Bundle
 from vivace.core.errors import MissingDependency, ModelError
-from vivace.core.stage import Array, RuntimeOptions, Stage
+from vivace.core.stage import Array, RuntimeOptions, Stage, TensorSpec
 from vivace.runtimes import _prepared, onnxruntime
 from vivace.runtimes import openvino as runtime
 
@@ -259,3 +260,19 @@ def test_a_cache_that_cannot_be_written_to_stops_nothing(tmp_path: Path, kept: P
     kept.parent.mkdir(parents=True)
     kept.write_text("in the way")
     assert result(tmp_path / "m.onnx", product(tmp_path / "m.onnx", 3.0)) == 12.0
+
+
+def test_an_output_keeps_its_name_where_openvino_joins_tensors(tmp_path: Path) -> None:
+    """Identity vanishes, and its output then has the name of what was before it, too."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["/inner/a_long_name_out"]),
+        helper.make_node("Identity", ["/inner/a_long_name_out"], ["key"]),
+        helper.make_node("Add", ["/inner/a_long_name_out", "x"], ["value"]),
+    ]
+    given, *made = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n"]) for n in ("x", "key", "value"))
+    model = helper.make_model(helper.make_graph(nodes, "g", [given], made), opset_imports=[helper.make_opsetid("", 17)])
+    (tmp_path / "s.onnx").write_bytes(model.SerializeToString())
+    outputs = {name: TensorSpec("float32", ("n",)) for name in ("key", "value")}
+    stage = Stage("s", "s.onnx", runtime="openvino", inputs={"x": TensorSpec("float32", ("n",))}, outputs=outputs)
+    session = runtime.open(stage, tmp_path / "s.onnx", RuntimeOptions(threads=1))
+    assert set(session.run({"x": np.ones(3, np.float32)})) == {"key", "value"}

@@ -45,7 +45,7 @@ def find_bundle(name: str) -> Bundle:
     path = model_source(name)
     if (path / MANIFEST).exists():
         return open_bundle(path)
-    if path.is_dir() and not list(path.glob("*.onnx")):
+    if path.is_dir() and not [*path.glob("*.onnx"), *path.glob("config.json")]:
         raise UsageError(f"{name} is no bundle (it has no {MANIFEST}) and holds no model; give {MODEL_HELP}")
     digest = hashlib.sha256()
     for file in sorted([path] if path.is_file() else path.iterdir()) + [path.with_name(path.name + ".json")]:

@@ -24,6 +24,7 @@ VERBS = {
     "optimize": "make a bundle smaller and faster, keeping only what is proven",
     "evaluate": "measure the quality of a voice",
     "benchmark": "time several models side by side",
+    "distill": "teach a small autoregressive student to speak as a voice does",
     "report": "show or rebuild the evidence of an optimized bundle",
     "export": "write the model as other tools load it",
     "list": "families, passes, metrics, runtimes and recipes",

@@ -21,7 +21,12 @@ Progress = Callable[[str, float], None]  # what is being done, and how much of i
 
 
 class Model(Protocol):
-    """An opened voice. `advance` and `render` see only rows, so that one scheduler serves every architecture."""
+    """An opened voice. `advance` and `render` see only rows, so that one scheduler serves every architecture.
+
+    `most_rows` is how many rows may be in the making at once: what its memory is for.
+    """
+
+    most_rows: int
 
     def encode(self, request: Request) -> Iterable[Array]:
         """The tokens of each utterance of the text, in order; best made as they are asked for, so that the first is
@@ -34,6 +39,10 @@ class Model(Protocol):
         A model that moves in steps sets `row.held`, and is done at the latest when its frames without the held
         ones exceed `request.max_seconds`. What a row holds is replaced, never altered in place, so that the engine
         can take a failed step back."""
+        ...
+
+    def release(self, row: Row) -> None:
+        """Gives back what the model holds for a row that ends before it is done. A row it does not know is no error."""
         ...
 
     def render(self, rows: Sequence[Row]) -> list[Audio]:

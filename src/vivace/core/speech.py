@@ -87,6 +87,7 @@ class Row:
 
     The family's `advance` fills `frames` (frame axis last) and sets `done`; its `render` moves `rendered`
     forward by `due`. A row is finished when it is done and all its frames are rendered.
+    `cut` says that the model did not end by itself: the request ends with "length".
     `before` is the number of frames of the request's earlier utterances.
     `held` is for models that move in steps: how many of the last frames cannot be rendered before more come.
     """
@@ -97,6 +98,7 @@ class Row:
     before: int = 0
     frames: Array | None = None
     done: bool = False
+    cut: bool = False
     rendered: int = 0
     held: int = 0
     state: dict[str, Any] = field(default_factory=dict)

@@ -55,7 +55,7 @@ class Engine:
         except BaseException:
             self.close()
             raise
-        self._scheduler = Scheduler(max_batch)
+        self._scheduler = Scheduler(min(max_batch, self._model.most_rows))
         self._live: dict[str, Sequence] = {}
         self._cancelled: list[Sequence] = []
 
@@ -88,6 +88,7 @@ class Engine:
         sequence = self._live.pop(request_id, None)
         if sequence is not None:
             self._scheduler.remove(sequence)
+            self._release(sequence)
             if not silent:
                 self._cancelled.append(sequence)
 
@@ -103,7 +104,7 @@ class Engine:
                 running.append(sequence)
             except Exception as error:  # noqa: BLE001
                 events.append(self._fail(sequence, error))
-        moving = [s for s in running if s.row and not s.row.done and not s.row.speakable]
+        moving = [s for s in running if s.row and not s.row.done]
         events += self._together(moving, self._model.advance)
         speaking = [s for s in running if s.status == "running" and s.row and s.row.speakable]
         audio: dict[Row, Audio] = {}
@@ -148,8 +149,10 @@ class Engine:
             sequence.times.setdefault("first_audio", self._clock())
         spoken = [Event(sequence.request.id, audio, times=dict(sequence.times))] if audio else []
         try:
-            if reason is None and sequence.row.finished and not sequence.next_row():
-                reason = "stop"
+            if reason is None and sequence.row.finished:
+                cut = sequence.row.cut
+                if cut or not sequence.next_row():
+                    reason = "length" if cut else "stop"
         except Exception as error:  # noqa: BLE001 - the text goes on with what cannot be read
             return [*spoken, self._fail(sequence, error)]
         return [self._end(sequence, reason, audio)] if reason else spoken
@@ -160,9 +163,14 @@ class Engine:
         log.error("a fault of Vivace or of an extension, not of the request", exc_info=error)
         return self._end(sequence, "error", error=f"{type(error).__name__}: {error}")
 
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.row:
+            self._model.release(sequence.row)
+        sequence.row = None
+
     def _end(self, sequence: Sequence, reason: Reason, audio: Audio | None = None, error: str = "") -> Event:
         sequence.status = "cancelled" if reason == "cancelled" else "failed" if reason == "error" else "finished"
-        sequence.row = None
+        self._release(sequence)
         sequence.times["end"] = self._clock()
         if self._live.pop(sequence.request.id, None):
             self._scheduler.remove(sequence)

@@ -1,7 +1,8 @@
 """Decides which sequences move in the next step. Touches no tensor.
 
-Round robin over the utterances: a sequence that was served goes to the back, so that a long text never starves
-a short one.
+An utterance whose frames are being made keeps its place until they are all made: what the model holds for it stays
+where it is. The rest takes turns: a sequence that was served goes to the back, so that a long text never starves a
+short one.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ class Scheduler:
         self._queue.append(sequence)
 
     def pick(self) -> list[Sequence]:
-        """The next sequences, taken to the back of the queue in their order."""
-        picked = [self._queue.popleft() for _ in range(min(self._max_batch, len(self._queue)))]
-        self._queue.extend(picked)
-        return picked
+        """The next sequences: first those in the making, then others, which go to the back of the queue."""
+        picked = [sequence for sequence in self._queue if sequence.making][: self._max_batch]
+        others = [sequence for sequence in self._queue if not sequence.making]
+        served = others[: self._max_batch - len(picked)]
+        if served:
+            making = [sequence for sequence in self._queue if sequence.making]
+            self._queue = deque([*making, *others[len(served) :], *served])
+        return picked + served
 
     def remove(self, sequence: Sequence) -> None:
         self._queue.remove(sequence)

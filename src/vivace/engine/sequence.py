@@ -24,6 +24,11 @@ class Sequence:
     samples: int = 0
     times: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def making(self) -> bool:
+        """Whether the frames of its utterance are being made, and more will come."""
+        return self.row is not None and self.row.frames is not None and not self.row.done
+
     def start(self, utterances: Iterable[Array]) -> bool:
         """Takes up the first utterance; False if there is none."""
         self.tokens = iter(utterances)

@@ -142,6 +142,8 @@ def open(bundle: Bundle, sessions: Mapping[str, Session]) -> PiperModel:
 class PiperModel:
     """An opened Piper voice: one step makes the prior of a sentence (all its frames), `render` makes samples of it."""
 
+    most_rows = 2**31  # each holds its own memory
+
     def __init__(self, bundle: Bundle, sessions: Mapping[str, Session]) -> None:
         defaults = bundle.defaults
         self._bundle = bundle
@@ -193,6 +195,9 @@ class PiperModel:
             row.frames = prior[vits.MEAN][0]
             row.state = {"prior": {**prior, "scales": scales, "sid": speakers[k : k + 1]}, "latent": None}
             row.done = True
+
+    def release(self, row: Row) -> None:
+        """Nothing is held outside the row."""
 
     def render(self, rows: Sequence[Row]) -> list[Audio]:
         return [self._render(row) for row in rows]

@@ -118,6 +118,8 @@ class ToyModel:
     """An opened toy voice. The text stage gives each character its sound and length; the frames stage makes one
     part of the frames in each step, beginning at the last frame of the part before; the decoder makes samples."""
 
+    most_rows = 2**31  # each holds its own memory
+
     def __init__(self, bundle: Bundle, sessions: Mapping[str, Session]) -> None:
         self._bundle = bundle
         self._sessions = sessions
@@ -179,6 +181,9 @@ class ToyModel:
         condition: Array = row.state["condition"]
         size = max(1, -(-condition.shape[1] // self._steps))
         return condition[:, row.total_frames : row.total_frames + size]
+
+    def release(self, row: Row) -> None:
+        """Nothing is held outside the row."""
 
     def render(self, rows: Sequence[Row]) -> list[Audio]:
         return [self._render(row) for row in rows]

@@ -56,11 +56,11 @@ class _Trace:
 class OpenVinoSession:
     """A stage compiled by OpenVINO; every calling thread gets an infer request of its own."""
 
-    def __init__(self, model: Any, trace: _Trace | None = None) -> None:
+    def __init__(self, model: Any, stage: Stage, trace: _Trace | None = None) -> None:
         self._model = model
         self._trace = trace
-        self._inputs = [i.get_any_name() for i in model.inputs]
-        self._outputs = [o.get_any_name() for o in model.outputs]
+        self._inputs = [_name(port, stage.inputs) for port in model.inputs]
+        self._outputs = [_name(port, stage.outputs) for port in model.outputs]
         self._own = threading.local()
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
@@ -109,7 +109,7 @@ def open(stage: Stage, path: Path, options: RuntimeOptions) -> OpenVinoSession:
         settings["CACHE_DIR"] = str(kept)
     try:
         compiled = core.compile_model(str(path), "CPU", settings)
-        return OpenVinoSession(compiled, _Trace() if options.trace else None)
+        return OpenVinoSession(compiled, stage, _Trace() if options.trace else None)
     except Exception as error:
         raise ModelError(f"OpenVINO cannot load {path.name}: {_last_line(error)}") from error
     finally:
@@ -135,6 +135,12 @@ def _kept(digest: str) -> Path | None:
         os.utime(folder)
         return folder
     return None
+
+
+def _name(port: Any, known: Iterable[str]) -> str:
+    """The stage's own name of an input or output: OpenVINO joins tensors that are the same, and all their names."""
+    names: set[str] = port.get_names()
+    return next((name for name in known if name in names), port.get_any_name())
 
 
 @cache

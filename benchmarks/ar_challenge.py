@@ -1,0 +1,206 @@
+"""The autoregressive challenge: how much faster than full recomputation, one text at a time, in fp32.
+
+    python benchmarks/ar_challenge.py                  about 25 minutes on two cores; docs/measurements/ar_challenge.md
+    python benchmarks/ar_challenge.py --frames 60 --quick
+
+Its sizes (6 + 6 layers, width 512, 8 heads, 2048 hidden, 80 mels, 500 steps), with a causal mask and seeded weights
+that never stop by themselves, so that every arm makes the same number of frames. The text has 50 characters. The AR
+stage (encoder and decoder) and the whole pipeline are timed apart. Let nothing else run beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from vivace.core import machine, registry
+from vivace.core.bundle import Bundle
+from vivace.core.contracts import Context
+from vivace.core.settings import parse
+from vivace.core.speech import Request
+from vivace.core.stage import RuntimeOptions, Session, Stage
+from vivace.engine.engine import Engine
+from vivace.families import _transformer_graph as graph
+from vivace.families import _transformer_vocoder as vocoder
+from vivace.families import transformer_mel
+from vivace.workflows.calibration import record
+
+PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "ar_challenge.md"
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz .,'"
+TEXT = "the quick brown fox jumps over the lazy dog again."
+CHANNELS, STRIDES = (256, 128, 64, 1), (8, 8, 4, 1)
+CONCURRENCY = (1, 4, 16, 32)
+AR = (graph.ENCODER, graph.PREFIX, graph.STEP)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Passes in order, and how many rows move together."""
+
+    words: str
+    passes: tuple[tuple[str, dict[str, Any]], ...] = ()
+    batch: int = 1
+
+
+CACHE = ("kv_cache", {})
+INT8 = ("int8_dynamic", {"stages": ["step"], "op_types": ["MatMul"]})
+BF16 = ("place", {"stages": ["step"], "precision": "bf16"})
+ARMS = {
+    "baseline": Arm("every step computes all frames anew, one text at a time, fp32"),
+    "cache": Arm("+ KV cache", (CACHE,)),
+    "int8": Arm("+ KV cache, INT8 dynamic", (CACHE, INT8)),
+    "bf16": Arm("+ KV cache, bf16 in OpenVINO", (CACHE, BF16)),
+    "batched": Arm("+ KV cache, batching", (CACHE,), 32),
+    "all": Arm("+ KV cache, INT8 dynamic, batching", (CACHE, INT8), 32),
+    "all-bf16": Arm("+ KV cache, bf16, batching", (CACHE, BF16), 32),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5, help="of one request; the baseline gets 2")
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--quick", action="store_true", help="print the figures, write no page")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        original = transformer_mel.import_(challenge(Path(folder), args.frames), Path(folder) / "original")
+        found = {name: measure(original, name, Path(folder), args) for name in args.arms}
+    if not args.quick:
+        PAGE.write_text(page(found, args), encoding="utf-8")
+        figures = json.dumps({"machine": machine.describe(), "arms": found}, indent=1)
+        PAGE.with_suffix(".json").write_text(figures + "\n")
+    return 0
+
+
+def challenge(folder: Path, frames: int) -> Path:
+    shape = graph.Shape(tokens=len(CHARACTERS))
+    rng = np.random.default_rng(0)
+    weights = {}
+    for name, size in {**graph.weights_wanted(shape), **vocoder.weights_wanted(shape.mels, CHANNELS, STRIDES)}.items():
+        fan = size[-1] if len(size) == 2 else size[1] if len(size) == 3 else 8
+        drawn = np.ones(size) if "norm" in name and name.endswith("weight") else rng.standard_normal(size) / fan**0.5
+        weights[name] = drawn.astype(np.float32)
+    weights["stop.weight"][:], weights["stop.bias"][:] = 0, -20
+    made = folder / "challenge"
+    made.mkdir()
+    save_file(weights, made / "model.safetensors")
+    config = {
+        "model_type": "transformer_mel", "sample_rate": 22050,
+        "text": {"characters": CHARACTERS, "lowercase": True, "language": "en"},
+        "max_steps": frames, "vocoder": {"channels": CHANNELS, "strides": STRIDES},
+    }  # fmt: skip
+    (made / "config.json").write_text(json.dumps(config))
+    return made
+
+
+def derived(bundle: Bundle, arm: Arm, folder: Path) -> Bundle:
+    for name, given in arm.passes:
+        module = registry.load("passes", name)
+        out = folder / f"{bundle.path.name}-{name}-{abs(hash(str(given)))}"
+        parent = bundle
+        context = Context(lambda stage, parent=parent: record(parent, [TEXT])[stage], threads=machine.cores())
+        bundle = module.apply(bundle, out, parse(module.Settings, given, name), context) if not out.exists() else bundle
+    return bundle
+
+
+class Stopwatch:
+    """Adds up the seconds of one stage."""
+
+    def __init__(self, session: Session, spent: dict[str, float], name: str) -> None:
+        self._session, self._spent, self._name = session, spent, name
+
+    def run(self, inputs: Any) -> Any:
+        begun = time.perf_counter()
+        made = self._session.run(inputs)
+        self._spent[self._name] = self._spent.get(self._name, 0.0) + time.perf_counter() - begun
+        return made
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def measure(original: Bundle, name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    arm = ARMS[name]
+    work = folder / name
+    work.mkdir()
+    bundle = derived(original, arm, work)
+    spent: dict[str, float] = {}
+
+    def wrap(stage: Stage, session: Session) -> Session:
+        return Stopwatch(session, spent, stage.name)
+
+    rows = []
+    with Engine(bundle, RuntimeOptions(threads=args.threads), max_batch=arm.batch, wrap=wrap) as engine:
+        for count in CONCURRENCY if arm.batch > 1 else (1,):
+            rounds = 2 if name == "baseline" else args.rounds if count == 1 else max(2, args.rounds // 2)
+            if name != "baseline":
+                speak(engine, count, args.frames, spent)
+            rows += [{"concurrency": count, **speak(engine, count, args.frames, spent)} for _ in range(rounds)]
+            last = rows[-1]
+            print(f"{name} at {count}: {last['seconds']:.2f} s, {last['ar']:.2f} s AR", file=sys.stderr, flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    cache = 8 * 6 * 512 * args.frames / 1e6
+    return {"words": arm.words, "mb": bundle.size / 1e6, "peak_mb": peak, "cache_mb_a_request": cache, "rows": rows}
+
+
+def speak(engine: Engine, count: int, frames: int, spent: dict[str, float]) -> dict[str, float]:
+    spent.clear()
+    begun = time.perf_counter()
+    for k in range(count):
+        engine.add(Request(str(k), TEXT, max_seconds=600))
+    ended, audio = [], 0.0
+    while not engine.idle:
+        for event in engine.step():
+            assert not event.error, event.error
+            audio += event.audio.seconds if event.audio else 0.0
+            ended += [time.perf_counter() - begun] if event.done else []
+    assert round(audio * 22050 / 256) == count * frames, "not the same number of frames"
+    whole = time.perf_counter() - begun
+    ar = whole - spent["vocoder"]  # the engine's own work counts as the AR stage's
+    return {"seconds": whole, "ar": ar, "latency": statistics.mean(ended), "audio": audio}
+
+
+def page(found: dict[str, Any], args: argparse.Namespace) -> str:
+    m = machine.describe()
+    lines = [
+        "# The autoregressive challenge",
+        "",
+        f"{m['cpu']}, {args.threads} threads, Python {m['python']}, ONNX Runtime {m['packages']['onnxruntime']}. 50 "
+        f"characters, {args.frames} frames in every arm, seeded weights of the challenge's sizes. Medians, "
+        "with lowest and highest. AR is encoder, decoder and the engine's own work; the whole has the vocoder too. "
+        "Made by `python benchmarks/ar_challenge.py`.",
+        "",
+        "| arm | requests at once | n | AR, s | whole, s | AR, times as fast | whole, times as fast | per s | RTF |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    base = {key: statistics.median(r[key] for r in found["baseline"]["rows"]) for key in ("ar", "seconds")}
+    for arm in found.values():
+        for count in sorted({row["concurrency"] for row in arm["rows"]}):
+            rows = [row for row in arm["rows"] if row["concurrency"] == count]
+            ar, whole = (sorted(row[key] for row in rows) for key in ("ar", "seconds"))
+            mid_ar, mid = statistics.median(ar), statistics.median(whole)
+            lines.append(
+                f"| {arm['words']} | {count} | {len(rows)} | {mid_ar:.2f} ({ar[0]:.2f} to {ar[-1]:.2f}) | {mid:.2f} "
+                f"({whole[0]:.2f} to {whole[-1]:.2f}) | {base['ar'] * count / mid_ar:.0f} "
+                f"| {base['seconds'] * count / mid:.0f} | {count / mid:.2f} | {mid / rows[0]['audio']:.3f} |"
+            )
+    cache = next(iter(found.values()))["cache_mb_a_request"]
+    lines += ["", f"The cache of a request of {args.frames} frames takes {cache:.1f} MB.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""vivace distill: a small student that speaks step by step, taught by a voice."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vivace.cli._common import MODEL_HELP, add_settings, find_bundle, print_json, progress, read_settings
+from vivace.core.errors import EXIT_OK
+
+HELP = """Teaches a small autoregressive student to speak as a Piper voice does. Needs the extras torch and transformer.
+
+  vivace distill voice -o student --texts sentences.txt --minutes 60
+
+The voice speaks the sentences (several thousand, one a line) without noise; the student learns its latents, and the
+voice's own decoder stays its vocoder. Interrupt it and run the same command again: it goes on where it was, and more
+minutes go on from what was learned. What the student is worth, vivace evaluate and vivace benchmark tell.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    from vivace.workflows.distill import Settings
+
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("-o", "--out", required=True, type=Path, help="the student's bundle")
+    parser.add_argument("--texts", required=True, type=Path, help="sentences to learn from, one a line")
+    parser.add_argument("--work", type=Path, help="where lessons and checkpoints are kept (default: beside the output)")
+    parser.add_argument("--force", action="store_true", help="replace the output if it exists")
+    add_settings(parser, Settings)
+
+
+def run(args: argparse.Namespace) -> int:
+    from vivace.workflows import texts
+    from vivace.workflows.distill import Settings, distill
+
+    with progress(args) as tell:
+        made = distill(
+            find_bundle(args.model),
+            args.out,
+            texts.from_file(args.texts),
+            read_settings(args, Settings, "distill"),
+            work=args.work,
+            overwrite=args.force,
+            progress=tell,
+        )
+    if args.json:
+        print_json({"bundle": str(made.path), "digest": made.digest})
+    else:
+        print(f"{made.path}: {made.size / 1e6:.1f} MB")
+    return EXIT_OK

@@ -1,0 +1,123 @@
+"""The memory of rows that move in steps: their cached keys and values, one slot for each row.
+
+Slots in use are the first ones and lie in one block, so that a step reads the cache where it is. Room grows with the
+longest row, in blocks, and is given back when that row leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vivace.core.speech import Row
+from vivace.core.stage import Array
+
+BLOCK = 64  # positions by which room grows
+
+
+@dataclass(frozen=True)
+class Spec:
+    """An array of each slot: `shape` for one position, whose axis (without the slot's) is `axis`, where it is 1."""
+
+    shape: tuple[int, ...]
+    axis: int
+
+    def whole(self, slots: int, room: int) -> tuple[int, ...]:
+        return (slots, *self.shape[: self.axis], room, *self.shape[self.axis + 1 :])
+
+    def part(self, start: int, stop: int) -> tuple[slice, ...]:
+        """What of one slot's array holds these positions."""
+        return (*(slice(None),) * self.axis, slice(start, stop))
+
+
+class Slots:
+    """Arrays [slot, ...] by name, as `specs` say."""
+
+    def __init__(self, specs: Mapping[str, Spec]) -> None:
+        self._specs = dict(specs)
+        self._rows: list[Row] = []
+        self._used: list[int] = []  # positions of each row
+        self._slots = self._room = 0
+        self._arrays: dict[str, Array] = {}
+        self._lay(0, 0)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._specs)
+
+    @property
+    def room(self) -> int:
+        """Positions that every slot has room for."""
+        return self._room
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def take(self, row: Row) -> None:
+        if len(self._rows) == self._slots:
+            self._lay(max(1, 2 * self._slots), self._room)
+        self._rows.append(row)
+        self._used.append(0)
+
+    def give_back(self, row: Row) -> None:
+        """The last row moves into the slot that is free now. A row that has none is no error."""
+        slot = next((k for k, mine in enumerate(self._rows) if mine is row), None)
+        if slot is None:
+            return
+        last_row, last_used = self._rows.pop(), self._used.pop()
+        if last_row is not row:
+            for name, array in self._arrays.items():
+                part = self._specs[name].part(0, last_used)
+                array[slot][part] = array[len(self._rows)][part]
+            self._rows[slot], self._used[slot] = last_row, last_used
+        longest = _blocks(max(self._used, default=0))
+        if 4 * len(self._rows) <= self._slots or 2 * longest < self._room:
+            self._lay(len(self._rows), longest)
+
+    def places(self, rows: Sequence[Row]) -> list[int]:
+        """The slot of each row."""
+        found = {id(row): k for k, row in enumerate(self._rows)}
+        return [found[id(row)] for row in rows]
+
+    def reserve(self, positions: int) -> None:
+        """Room for at least so many positions in every slot."""
+        if positions > self._room:
+            self._lay(self._slots, _blocks(positions))
+
+    def put(self, slots: Sequence[int], starts: Sequence[int], values: Mapping[str, Array]) -> None:
+        """`values` [row, ...]: the positions of each slot from its start on."""
+        for name, value in values.items():
+            spec, array = self._specs[name], self._arrays[name]
+            count = value.shape[spec.axis + 1]
+            for k, (slot, start) in enumerate(zip(slots, starts, strict=True)):
+                array[slot][spec.part(start, start + count)] = value[k]
+                self._used[slot] = max(self._used[slot], start + count)
+
+    def cut(self, values: Mapping[str, Array], row: int, positions: int) -> dict[str, Array]:
+        """The first positions of one row of `values`, as one row."""
+        return {name: values[name][row][spec.part(0, positions)][None] for name, spec in self._specs.items()}
+
+    def view(self, slots: Sequence[int]) -> dict[str, Array]:
+        """The arrays of these slots: where they are, if the slots are the first ones in their order."""
+        if list(slots) == list(range(len(slots))):
+            return {name: array[: len(slots)] for name, array in self._arrays.items()}
+        return {name: array[list(slots)] for name, array in self._arrays.items()}
+
+    def _lay(self, slots: int, room: int) -> None:
+        """New arrays of that size, with what is in use."""
+        old = self._arrays
+        self._slots, self._room = slots, room
+        self._arrays = {name: np.zeros(spec.whole(slots, room), np.float32) for name, spec in self._specs.items()}
+        for name, spec in self._specs.items():
+            for k, used in enumerate(self._used):
+                self._arrays[name][k][spec.part(0, used)] = old[name][k][spec.part(0, used)]
+
+
+def _blocks(positions: int) -> int:
+    return -(-positions // BLOCK) * BLOCK

@@ -1,0 +1,70 @@
+"""The proof that a decoder may have a cache: its cached steps beside full recomputation.
+
+A decoder without a causal mask lets every frame see the ones after it, so that all its keys and values change with
+every step: a cache of them is wrong, however the model was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vivace.core.speech import Request, Row
+from vivace.core.stage import Array
+from vivace.families import _transformer_graph as graph
+from vivace.families._transformer_text import ReadText, Text, WholeText, bias
+
+STEPS, TOKENS = 24, 12
+
+
+def difference(shape: graph.Shape, models: Mapping[str, Any], steps: int = STEPS) -> float:
+    """The largest difference between the frames that the step and the prefix make of the same frames before, in
+    standard deviations of the frames. Two rows with texts of different lengths, as in a batch."""
+    sessions = {name: _Plain(model) for name, model in models.items()}
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, shape.tokens, (2, TOKENS))
+    rows = [Row(Request(str(n), "proof"), tokens[k, :n], rng) for k, n in enumerate((TOKENS, TOKENS // 2))]
+    text: Text = ReadText(shape, 1.0) if shape.advances else WholeText(shape)
+    read = {"tokens": tokens, "token_bias": bias(np.array([TOKENS, TOKENS // 2]), TOKENS)}
+    text.read(rows, sessions[graph.ENCODER].run(read))
+    before = rng.standard_normal((2, steps, shape.outputs)).astype(np.float32)
+    before[:, 0] = 0
+    cache: dict[str, Array] = {}
+    for k in range(shape.decoder_layers):
+        key, value = graph.cache_names(k)
+        cache[key] = np.zeros((2, shape.heads, shape.head, steps), np.float32)
+        cache[value] = np.zeros((2, shape.heads, steps, shape.head), np.float32)
+    worst, seen = 0.0, []
+    for step in range(steps):
+        so_far = {"before": before[:, : step + 1], "frame_bias": np.zeros((2, 1, 1, step + 1), np.float32)}
+        whole = sessions[graph.PREFIX].run({**text.for_prefix(rows), **so_far})["frames"][:, -1]
+        last = {"before": before[:, step : step + 1], "place": np.full((2, 1), step)}
+        open_ = bias(np.array([step, step]), steps)
+        if shape.window:
+            open_[..., : max(0, step - shape.window + 1)] = graph.FORBIDDEN
+        made = sessions[graph.STEP].run({**text.for_step(rows), **cache, **last, "cache_bias": open_})
+        for k in range(shape.decoder_layers):
+            key, value = graph.cache_names(k)
+            cache[key][..., step : step + 1] = made[f"new.{key}"]
+            cache[value][:, :, step : step + 1] = made[f"new.{value}"]
+        for k, row in enumerate(rows):
+            text.moved(row, {name: array[:, 0] for name, array in made.items() if array.ndim == 3}, k)
+        worst = max(worst, float(np.abs(made["frames"][:, 0] - whole).max()))
+        seen.append(whole)
+    return worst / max(float(np.std(seen)), 1e-9)
+
+
+class _Plain:
+    def __init__(self, model: Any) -> None:
+        import onnxruntime as ort
+
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3
+        self._session = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = [o.name for o in self._session.get_outputs()]
+        made = self._session.run(outputs, {i.name: feed[i.name] for i in self._session.get_inputs()})
+        return dict(zip(outputs, made, strict=True))

@@ -1,0 +1,136 @@
+"""Teaches a small autoregressive student to speak as a Piper voice does, and imports it as a bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vivace.core.bundle import Bundle, atomic_folder
+from vivace.core.contracts import Progress
+from vivace.core.errors import MissingDependency, ModelError, UsageError
+from vivace.core.settings import flag, option
+from vivace.core.stage import Array
+from vivace.workflows._student_shape import StudentShape
+from vivace.workflows.import_ import import_model
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Command-line flags are made from this."""
+
+    minutes: float = option(60.0, "of training; what was trained before an interruption counts")
+    seed: int = option(0, "of the student's first weights and of the order of lessons")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes <= 7 * 24 * 60:
+            raise UsageError(f"{flag('minutes')} is {self.minutes:g}; it must lie above 0, up to a week")
+
+
+def distill(
+    teacher: Bundle,
+    out: Path,
+    texts: Sequence[str],
+    settings: Settings | None = None,
+    *,
+    work: Path | None = None,
+    shape: StudentShape | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda message, share: None,
+) -> Bundle:
+    """Lets the teacher speak `texts`, trains the student, and writes it: `out` as a bundle, `work`/model as its folder.
+
+    Lessons and checkpoints are kept in `work` (default: beside `out`); the same call goes on from there. Raises
+    UsageError for a teacher that is no single-speaker Piper voice, MissingDependency without PyTorch.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingDependency("torch", "torch") from None
+    from vivace.workflows import _lessons
+    from vivace.workflows._school import School
+
+    settings, work = settings or Settings(), Path(work or out.with_name(f".{out.name}.work"))
+    files = _lessons.write_lessons(
+        teacher, texts, work / "lessons", lambda message, share: progress(message, 0.1 * share)
+    )
+    lessons = _lessons.read_lessons(files)
+    ids = [
+        i
+        for group in json.loads(teacher.file(_lessons.VOICE).read_text(encoding="utf-8"))["phoneme_id_map"].values()
+        for i in group
+    ]
+    shape = shape or StudentShape(max(ids) + 1, lessons[0].latent.shape[1])
+    school = School(shape, lessons, _first_layer(teacher), work, settings.seed)
+    school.train(settings.minutes, lambda message, share: progress(message, 0.1 + 0.9 * share))
+    write_student(teacher, school, work / "model")
+    return import_model(work / "model", out, overwrite=overwrite)
+
+
+def write_student(teacher: Bundle, school: object, folder: Path) -> None:
+    """The student as a model folder: configuration, weights in half precision, and the teacher's decoder behind it."""
+    import onnx
+    from safetensors.numpy import save_file
+
+    from vivace.workflows._lessons import VOICE
+    from vivace.workflows._school import School
+
+    assert isinstance(school, School)
+    voice = json.loads(teacher.file(VOICE).read_text(encoding="utf-8"))
+    dropped = [int(i) for i in voice["phoneme_id_map"].get("_", [])]
+    given = {name: value for name, value in asdict(school.shape).items() if name != "dropout"}
+    config = {
+        "model_type": "transformer_mel",
+        "sample_rate": teacher.sample_rate,
+        "text": {**voice, "front_end": "piper", "dropped": dropped},
+        **given,
+        "causal": True, "positions": "rotary", "norm": "pre", "activation": "gelu",
+        "max_steps": 1024, "stop_threshold": 0.5,
+        "vocoder": "vocoder.onnx",
+    }  # fmt: skip
+    weights = {
+        name: value.numpy().astype(np.float16) for name, value in school.mean.items() if not name.startswith("prior.")
+    }
+    with atomic_folder(folder, overwrite=True) as made:
+        (made / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1), encoding="utf-8")
+        save_file(weights, made / "model.safetensors")
+        onnx.save(_vocoder(teacher, school.scale.mean, school.scale.std), str(made / "vocoder.onnx"))
+
+
+def _vocoder(teacher: Bundle, mean: Array, std: Array) -> object:
+    """The teacher's decoder for normalized frames."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(str(teacher.file(teacher.stage("decoder").file)))
+    graph = model.graph
+    name = next(i.name for i in graph.input if i.name == "latent")
+    for node in graph.node:
+        node.input[:] = ["student/latent" if i == name else i for i in node.input]
+    for key, value in (("std", std), ("mean", mean)):
+        graph.initializer.append(numpy_helper.from_array(value[None, :, None].astype(np.float32), f"student/{key}"))
+    first = [
+        helper.make_node("Mul", [name, "student/std"], ["student/scaled"], name="/student/Mul"),
+        helper.make_node("Add", ["student/scaled", "student/mean"], ["student/latent"], name="/student/Add"),
+    ]
+    nodes = [*first, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def _first_layer(teacher: Bundle) -> Array:
+    """The weight of the first convolution behind the latent."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(str(teacher.file(teacher.stage("decoder").file))).graph
+    kept = {i.name: i for i in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Conv" and "latent" in node.input and node.input[1] in kept:
+            found: Array = numpy_helper.to_array(kept[node.input[1]])
+            return found
+    raise ModelError("the decoder of this voice does not begin with a convolution of the latent")
