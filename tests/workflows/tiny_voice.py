@@ -17,6 +17,8 @@ WIDTH, REPEAT, HOP, RATE = 8, 3, 16, 8000
 
 
 class TinyModel:
+    most_rows = 100
+
     def __init__(self, bundle, sessions):
         self.sessions = sessions
 
@@ -32,6 +34,9 @@ class TinyModel:
             frames = self.sessions["text"].run({"letters": letters})["latent"][0]
             row.frames = np.repeat(frames, REPEAT, axis=1)
             row.done = True
+
+    def release(self, row):
+        pass
 
     def render(self, rows):
         return [self.one(row) for row in rows]
