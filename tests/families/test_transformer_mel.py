@@ -100,17 +100,33 @@ def test_it_ends_by_itself_or_is_cut(tmp_path: Path) -> None:
     assert sum(event.audio.seconds for event in short if event.audio) <= 0.0501
 
 
-def test_a_reader_reaches_the_end_of_its_text(tmp_path: Path) -> None:
-    """Even where the model never wants to move on."""
-    path = make(tmp_path, **READING, max_steps=4000, longest=4096)
-    bundle = family.import_(path, tmp_path / "bundle")
-    edited = onnx.load(str(bundle.file("stages/prefix.onnx")))
+def reader(folder: Path, lasts: float) -> Bundle:
+    """A model that reads, and says the same number of frames of every token."""
+    bundle = family.import_(make(folder, **READING, max_steps=4000, longest=4096), folder / "bundle")
+    edited = onnx.load(str(bundle.file("stages/encoder.onnx")))
+    fixed = {"duration_out.weight": np.zeros((32, 1)), "duration_out.bias": np.array([np.log1p(lasts)])}
     for weight in edited.graph.initializer:
-        if weight.name == "advance.bias":
-            weight.CopyFrom(numpy_helper.from_array(np.array([9, 0, 0, 0], np.float32), weight.name))
-    stuck = bundle.derive(tmp_path / "stuck", None, lambda f: onnx.save(edited, str(f / "stages/prefix.onnx")))
-    with engine(cached(stuck, tmp_path / "cached")) as e:
+        if weight.name in fixed:
+            weight.CopyFrom(numpy_helper.from_array(fixed[weight.name].astype(np.float32), weight.name))
+    return bundle.derive(folder / "changed", None, lambda f: onnx.save(edited, str(f / "stages/encoder.onnx")))
+
+
+@pytest.mark.parametrize(("speed", "frames"), [(1.0, 28), (2.0, 16), (0.5, 56)])  # of 4 tokens, 7 frames each
+def test_a_text_lasts_as_long_as_its_tokens(tmp_path: Path, speed: float, frames: int) -> None:
+    with engine(reader(tmp_path, 7)) as e:
+        last = speak(e, Request("a", "abcd", speed=speed))
+        assert len(last.samples) == frames * 32
+
+
+def test_a_reader_reaches_the_end_of_its_text(tmp_path: Path) -> None:
+    """Even where the model would stay at a token for ever."""
+    with engine(cached(reader(tmp_path, 1e6), tmp_path / "cached")) as e:
         assert list(stream(e, Request("a", "abcd", max_seconds=60)))[-1].reason == "stop"
+
+
+def test_durations_that_are_not_numbers_are_an_error(tmp_path: Path) -> None:
+    with engine(reader(tmp_path, float("nan"))) as e, pytest.raises(VivaceError, match="durations that are not num"):
+        speak(e, Request("a", "abcd"))
 
 
 def test_not_a_number_fails_its_own_request_only(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 READING: dict[str, Any] = {
     "positions": "rotary", "norm": "pre", "activation": "gelu", "prenet": 16, "encoder_window": 4, "window": 10,
-    "advances": 3, "back": 3, "ahead": 4, "frames_per_step": 2,
+    "timed": True, "back": 3, "ahead": 4, "frames_per_step": 2,
 }  # fmt: skip
 
 
@@ -37,6 +37,8 @@ def weights(wanted: dict[str, tuple[int, ...]], seed: int = 0, stop: float = -4.
         made[name] = drawn.astype(np.float32)
     if "stop.bias" in made:
         made["stop.bias"][:] = stop
+    if "duration_out.bias" in made:
+        made["duration_out.bias"][:] = 2  # six frames of a token
     return made
 
 

@@ -21,7 +21,7 @@ from vivace.core.errors import ModelError
 from vivace.core.stage import Array
 
 ENCODER, PREFIX, STEP = "encoder", "prefix", "step"
-MEMORY = "memory"  # what the encoder made of the tokens, for models that read
+MEMORY, DURATIONS = "memory", "durations"  # what the encoder of a timed model makes of the tokens
 OPSET, IR = 17, 9
 FORBIDDEN = -1e9  # added to the score of what must not be attended to
 
@@ -32,8 +32,8 @@ class Shape:
     each sum) or "pre". `encoder_window` and `window` bound how many positions away a token, and how many steps back a
     frame, is attended to (0: all).
 
-    With `advances` above 0 the model reads: it attends to the tokens from `back` before its place in the text to
-    `ahead` behind it only, and says after each step by how many tokens (0 to `advances`) its place moves.
+    A `timed` model reads: its encoder says how many frames each token lasts, so that each step has a place in the text,
+    and it attends to the tokens from `back` before that place to `ahead` behind it only. Others have a stop head.
     """
 
     tokens: int
@@ -51,7 +51,7 @@ class Shape:
     prenet: int = 0
     encoder_window: int = 0
     window: int = 0
-    advances: int = 0
+    timed: bool = False
     back: int = 0
     ahead: int = 0
     longest: int = 4096  # positions that are kept ready: tokens and steps beyond are refused
@@ -98,13 +98,15 @@ def weights_wanted(shape: Shape) -> dict[str, tuple[int, ...]]:
     if shape.prenet:
         wanted |= {"prenet.weight": (shape.prenet, shape.outputs), "prenet.bias": (shape.prenet,)}
     wanted |= {"mel_in.weight": (d, shape.prenet or shape.outputs), "mel_in.bias": (d,)}
-    if shape.advances:
-        wanted |= {"here.weight": (d, d), "here.bias": (d,)}
-        wanted |= {"advance.weight": (shape.advances + 1, d), "advance.bias": (shape.advances + 1,)}
+    if shape.timed:
+        linear = {"here": (d, d), "phase": (d, 2), "duration_in": (d, d), "duration_out": (1, d), "lasts": (d, 1)}
+        for name, size in linear.items():
+            wanted |= {f"{name}.weight": size, f"{name}.bias": size[:1]}
         for k in range(shape.decoder_layers):
             wanted[f"decoder.layers.{k}.multihead_attn.offset_bias"] = (shape.seen, shape.heads)
-    wanted |= {"mel_out.weight": (shape.outputs, d), "mel_out.bias": (shape.outputs,)}
-    return wanted | {"stop.weight": (1, d), "stop.bias": (1,)}
+    else:
+        wanted |= {"stop.weight": (1, d), "stop.bias": (1,)}
+    return wanted | {"mel_out.weight": (shape.outputs, d), "mel_out.bias": (shape.outputs,)}
 
 
 def check(shape: Shape, weights: Mapping[str, Array]) -> None:
@@ -320,14 +322,26 @@ def _encoder(g: _Graph) -> Any:
         x = g.block(f"{name}.linear2", f"{name}.norm2", x, lambda y, name=name: g.feed_forward(name, y))
     x = g.norm("encoder.norm", x) if s.norm == "pre" else x
     outputs = []
-    if s.advances:
-        g.add("Identity", "memory", [x], MEMORY)
-        outputs.append(_float(MEMORY, "batch", "tokens", s.width))
+    if s.timed:
+        x = _timed(g, x)
+        outputs += [_float(MEMORY, "batch", "tokens", s.width), _float(DURATIONS, "batch", "tokens", 1)]
     for k in range(s.decoder_layers):
         key, value = cross_names(k)
         g.keys(f"decoder.layers.{k}.multihead_attn", x, key, value)
         outputs += [_float(key, "batch", s.heads, s.head, "tokens"), _float(value, "batch", s.heads, "tokens", s.head)]
-    return g.model(ENCODER, [_int("tokens", "batch", "tokens"), _float("token_bias", "batch", 1, 1, "tokens")], outputs)
+    inputs = [_int("tokens", "batch", "tokens"), _float("token_bias", "batch", 1, 1, "tokens")]
+    return g.model(ENCODER, inputs + [_float("length_scale", "batch", 1, 1)] * s.timed, outputs)
+
+
+def _timed(g: _Graph, x: str) -> str:
+    """The memory: what is read, and for how many whole frames (at least one)."""
+    one = g.constant("one", np.float32(1))
+    lasts = g.linear("duration_out", g.add("Relu", "duration_in", [g.linear("duration_in", x)]))
+    lasts = g.add("Sub", "durations", [g.add("Exp", "durations", [lasts]), one])
+    frames = g.add("Round", "durations", [g.add("Mul", "durations", [lasts, "length_scale"])])
+    frames = g.add("Max", "durations", [frames, one], DURATIONS)
+    known = g.add("Log", "lasts", [g.add("Add", "lasts.one", [frames, one])])
+    return g.add("Add", "memory", [x, g.linear("lasts", known)], MEMORY)
 
 
 def _decoder(g: _Graph, *, whole: bool) -> Any:
@@ -335,15 +349,16 @@ def _decoder(g: _Graph, *, whole: bool) -> Any:
 
     The step also takes `place` [batch, 1], the number of steps before it, `cache_bias` [batch, 1, 1, room] (0 for what
     the cache holds of a row) and the cache; the prefix takes `frame_bias` [batch, 1, 1, time] for padding. A model that
-    reads takes `here` [batch, time, width], its memory of the token at its place. Its step is given only the tokens
-    that it sees (the axis of `token_bias` and the cross keys and values); its prefix all, and `reader` [batch, time],
-    the places.
+    reads takes `here` [batch, time, width], its memory of the token at its place, and `phase` [batch, time, 2], tenths
+    of frames since that token began and until it ends. Its step is given only the tokens that it sees (the axis of
+    `token_bias` and the cross keys and values); its prefix all, and `reader` [batch, time], the places.
     """
     s = g.shape
     x = g.add("Relu", "prenet", [g.linear("prenet", "before")]) if s.prenet else "before"
     x = g.linear("mel_in", x)
-    if s.advances:
+    if s.timed:
         x = g.add("Add", "here.sum", [x, g.linear("here", "here")])
+        x = g.add("Add", "phase.sum", [x, g.linear("phase", "phase")])
     places = ("place" if not whole else g.range("frames.range", "before", 1)) if s.positions != "none" else ""
     x = g.placed("frames", x, places)
     turn = g.turn("frames", places)
@@ -369,18 +384,18 @@ def _decoder(g: _Graph, *, whole: bool) -> Any:
             outputs += [_float(f"new.{value}", "batch", s.heads, 1, s.head)]
     x = g.norm("decoder.norm", x) if s.norm == "pre" else x
     g.linear("mel_out", x, output="frames")
-    g.linear("stop", x, output="stop")
-    if s.advances:
-        g.linear("advance", x, output="advance")
+    if not s.timed:
+        g.linear("stop", x, output="stop")
     return g.model(PREFIX if whole else STEP, _decoder_inputs(s, whole), [*_decoder_outputs(s, whole), *outputs])
 
 
 def _decoder_inputs(s: Shape, whole: bool) -> list[Any]:
     time: int | str = "time" if whole else 1
-    tokens: int | str = s.seen if s.advances and not whole else "tokens"
+    tokens: int | str = s.seen if s.timed and not whole else "tokens"
     found = [_float("before", "batch", time, s.outputs), _float("token_bias", "batch", 1, 1, tokens)]
-    if s.advances:
-        found += [_float("here", "batch", time, s.width)] + [_int("reader", "batch", "time")] * whole
+    if s.timed:
+        found += [_float("here", "batch", time, s.width), _float("phase", "batch", time, 2)]
+        found += [_int("reader", "batch", "time")] * whole
     for k in range(s.decoder_layers):
         key, value = cross_names(k)
         found += [_float(key, "batch", s.heads, s.head, tokens), _float(value, "batch", s.heads, tokens, s.head)]
@@ -395,8 +410,7 @@ def _decoder_inputs(s: Shape, whole: bool) -> list[Any]:
 
 def _decoder_outputs(s: Shape, whole: bool) -> list[Any]:
     time: int | str = "time" if whole else 1
-    found = [_float("frames", "batch", time, s.outputs), _float("stop", "batch", time, 1)]
-    return found + [_float("advance", "batch", time, s.advances + 1)] * (s.advances > 0)
+    return [_float("frames", "batch", time, s.outputs)] + [_float("stop", "batch", time, 1)] * (not s.timed)
 
 
 def _prefix_bias(g: _Graph) -> str:
@@ -409,7 +423,7 @@ def _prefix_bias(g: _Graph) -> str:
 def _token_bias(g: _Graph, at: str, whole: bool) -> str:
     """[batch, heads, time, tokens]: padding and, in a model that reads, how each layer likes a token's distance."""
     s = g.shape
-    if not s.advances:
+    if not s.timed:
         return "token_bias"
     table = g.given[f"{at}.offset_bias"]
     if not whole:

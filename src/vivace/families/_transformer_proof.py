@@ -26,9 +26,9 @@ def difference(shape: graph.Shape, models: Mapping[str, Any], steps: int = STEPS
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, shape.tokens, (2, TOKENS))
     rows = [Row(Request(str(n), "proof"), tokens[k, :n], rng) for k, n in enumerate((TOKENS, TOKENS // 2))]
-    text: Text = ReadText(shape, 1.0) if shape.advances else WholeText(shape)
+    text: Text = ReadText(shape, 1.0) if shape.timed else WholeText(shape, 0.0)
     read = {"tokens": tokens, "token_bias": bias(np.array([TOKENS, TOKENS // 2]), TOKENS)}
-    text.read(rows, sessions[graph.ENCODER].run(read))
+    text.read(rows, sessions[graph.ENCODER].run(read | {"length_scale": np.ones((2, 1, 1), np.float32)}))
     before = rng.standard_normal((2, steps, shape.outputs)).astype(np.float32)
     before[:, 0] = 0
     cache: dict[str, Array] = {}
@@ -38,6 +38,8 @@ def difference(shape: graph.Shape, models: Mapping[str, Any], steps: int = STEPS
         cache[value] = np.zeros((2, shape.heads, steps, shape.head), np.float32)
     worst, seen = 0.0, []
     for step in range(steps):
+        for row in rows:
+            row.frames = np.zeros((shape.mels, step * shape.frames_per_step), np.float32)
         so_far = {"before": before[:, : step + 1], "frame_bias": np.zeros((2, 1, 1, step + 1), np.float32)}
         whole = sessions[graph.PREFIX].run({**text.for_prefix(rows), **so_far})["frames"][:, -1]
         last = {"before": before[:, step : step + 1], "place": np.full((2, 1), step)}
@@ -49,8 +51,6 @@ def difference(shape: graph.Shape, models: Mapping[str, Any], steps: int = STEPS
             key, value = graph.cache_names(k)
             cache[key][..., step : step + 1] = made[f"new.{key}"]
             cache[value][:, :, step : step + 1] = made[f"new.{value}"]
-        for k, row in enumerate(rows):
-            text.moved(row, {name: array[:, 0] for name, array in made.items() if array.ndim == 3}, k)
         worst = max(worst, float(np.abs(made["frames"][:, 0] - whole).max()))
         seen.append(whole)
     return worst / max(float(np.std(seen)), 1e-9)

@@ -121,8 +121,8 @@ class TransformerModel:
         self._voice = json.loads(bundle.file(VOICE).read_text(encoding="utf-8"))
         self._shape = shape = _shape(bundle)
         self._overlap, self._hop, self._most = int(d["overlap"]), int(d["hop"]), int(d["max_steps"])
-        self._stop = float(np.log(d["stop_threshold"] / (1 - d["stop_threshold"])))
-        self._text: Text = ReadText(shape, bundle.sample_rate / self._hop) if shape.advances else WholeText(shape)
+        stop = float(np.log(d["stop_threshold"] / (1 - d["stop_threshold"])))
+        self._text: Text = ReadText(shape, bundle.sample_rate / self._hop) if shape.timed else WholeText(shape, stop)
         key, value = Spec((shape.heads, shape.head, 1), 2), Spec((shape.heads, 1, shape.head), 1)
         own = {
             n: s for k in range(shape.decoder_layers) for n, s in zip(graph.cache_names(k), (key, value), strict=True)
@@ -147,12 +147,12 @@ class TransformerModel:
         if bad := [row for row, frames in zip(rows, made["frames"], strict=True) if not np.isfinite(frames).all()]:
             raise ModelError(f"the model made frames that are not numbers, after {bad[0].total_frames} good ones")
         for k, row in enumerate(rows):
-            ended = self._text.moved(row, made, k)
-            row.frames = _appended(row, made["frames"][k].reshape(-1, self._shape.mels).T)
+            ended = self._text.ended(row, made, k)
+            row.frames = _appended(row, made["frames"][k].reshape(-1, self._shape.mels).T)[:, : ended or None]
             row.held = self._overlap
             seconds = (row.total_frames - row.held) * self._hop / self._bundle.sample_rate
             row.cut = row.total_frames // self._shape.frames_per_step >= self._most or seconds > row.request.max_seconds
-            row.done = ended or row.cut or float(made["stop"][k, 0]) > self._stop
+            row.done = bool(ended) or row.cut
             if row.done:
                 self.release(row)
 
@@ -170,9 +170,11 @@ class TransformerModel:
         tokens = np.zeros((len(rows), longest), np.int64)
         for k, row in enumerate(rows):
             tokens[k, : counts[k]] = row.tokens
-        self._text.read(
-            rows, self._sessions[graph.ENCODER].run({"tokens": tokens, "token_bias": bias(counts, longest)})
-        )
+        feed: dict[str, Array] = {"tokens": tokens, "token_bias": bias(counts, longest)}
+        if self._shape.timed:
+            scales = [1 / row.request.speed for row in rows]
+            feed["length_scale"] = np.array(scales, np.float32)[:, None, None]
+        self._text.read(rows, self._sessions[graph.ENCODER].run(feed))
         for row in rows:
             if self._cache is not None:
                 self._cache.give_back(row)  # a step that failed may have left it there

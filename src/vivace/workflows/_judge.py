@@ -189,7 +189,8 @@ def trial(
     except VivaceError as error:
         reasons = [f"could not be applied or judged: {error}"]
         return found | {"reasons": reasons, "seconds": time.perf_counter() - begun}, None
-    timings = timed(run, {"original": first.bundle, "parent": parent.bundle, "child": candidate}, what)
+    needed = 1.0 - run.settings.slower_margin * (objective == "size")
+    timings = timed(run, {"original": first.bundle, "parent": parent.bundle, "child": candidate}, what, needed)
     quality, reasons = gate.compare(parent.scores, scores, clips.texts, run.rules())
     if parent is not first:  # small losses must not add up unseen
         total = gate.compare(first.scores, scores, clips.texts, run.rules())[1]
@@ -240,21 +241,25 @@ def memory(run: Run, bundle: Bundle) -> float:
     return float(run.store.json(f"memory {bundle.digest} {run.settings.threads} {run.latency['long']}", compute))
 
 
-def timed(run: Run, arms: dict[str, Bundle], name: str) -> Timings:
+def timed(run: Run, arms: dict[str, Bundle], name: str, needed: float = 0.0) -> Timings:
+    """Timings of the arms. If so few rounds leave it open whether the child is `needed` times as fast as its parent,
+    twice as many follow, once."""
     tell = run.plan.phase(name, ROUND_COST * run.settings.rounds * len(arms))
     key = f"timing {[b.digest for b in arms.values()]} {run.settings.rounds} {run.settings.threads} {run.latency}"
+    key += f" {needed}"
     unique: dict[str, str] = {}  # digest -> arm: a parent that is the original is not timed twice
     for arm, bundle in arms.items():
         unique.setdefault(bundle.digest, arm)
 
     def compute() -> dict[str, Any]:
-        found = measure(
-            {arm: arms[arm] for arm in unique.values()},
-            threads=run.settings.threads,
-            rounds=run.settings.rounds,
-            spoken_texts=run.latency,
-            progress=tell,
-        )
+        own = {arm: arms[arm] for arm in unique.values()}
+        asked: dict[str, Any] = {"threads": run.settings.threads, "spoken_texts": run.latency, "progress": tell}
+        found = measure(own, rounds=run.settings.rounds, **asked)
+        if {"parent", "child"} <= set(arms) and unique[arms["child"].digest] == "child":
+            ratio = found.overall(unique[arms["parent"].digest], "child")
+            if ratio.low <= needed < ratio.high:
+                more = 2 * run.settings.rounds
+                found = found.joined(measure(own, rounds=more, first_seed=run.settings.rounds + 1, **asked))
         return asdict(found)
 
     timings = Timings(**run.store.json(key, compute))

@@ -43,12 +43,12 @@ class Scale:
 class Batch:
     tokens: Tensor
     token_mask: Tensor
+    durations: Tensor
     prior: Tensor
     before: Tensor
     reader: Tensor
+    phase: Tensor
     frames: Tensor
-    stop: Tensor
-    advance: Tensor
     mask: Tensor
 
 
@@ -100,26 +100,25 @@ class School:
     def _learn(self, batch: Batch, share: float) -> dict[str, float]:
         student = self.student
         with torch.autocast("cpu", torch.bfloat16):
-            memory = student.read(batch.tokens, batch.token_mask)
+            read, lasts = student.read(batch.tokens, batch.token_mask)
+            memory = student.remember(read, batch.durations)
             before = batch.before
             if share > 0.03:
                 before = self._own(batch, memory, min(1.0, share / 0.3))
             before = before + NOISE * torch.rand(before.shape[0], 1, 1) * torch.randn_like(before)
-            frames, stop, advance = student.speak(memory, batch.token_mask, before, batch.reader)
-            prior = student.prior(memory)
-        frames, stop, advance, prior = (t.float() for t in (frames, stop, advance, prior))
+            frames = student.speak(memory, batch.token_mask, before, batch.reader, batch.phase)
+            prior = student.prior(read)
+        frames, lasts, prior = (t.float() for t in (frames, lasts, prior))
         weight = batch.mask / batch.mask.sum()
         error = frames - batch.frames
         near = (error.abs().mean(-1) * weight).sum()
         in_time = (error * batch.mask[..., None]).unflatten(-1, (self.shape.frames_per_step, -1)).flatten(1, 2)
         heard = F.conv1d(in_time.transpose(1, 2), self._first, padding=self._first.shape[-1] // 2)
         heard_loss = heard.abs().mean() * batch.mask.numel() / batch.mask.sum() / self._loudness
-        moved = F.cross_entropy(advance.flatten(0, 1), batch.advance.flatten(), reduction="none")
-        moved_loss = (moved * weight.flatten()).sum()
-        stop_loss = (F.binary_cross_entropy_with_logits(stop, batch.stop, reduction="none") * weight).sum()
         tokens = batch.token_mask / batch.token_mask.sum()
         prior_loss = ((prior - batch.prior).abs().mean(-1) * tokens).sum()
-        loss = near + heard_loss + 0.3 * moved_loss + 0.1 * stop_loss + 0.5 * prior_loss
+        lasts_loss = ((lasts - batch.durations.log1p()).abs() * tokens).sum()
+        loss = near + heard_loss + lasts_loss + 0.5 * prior_loss
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -128,13 +127,13 @@ class School:
         with torch.no_grad():
             for name, value in student.state_dict().items():
                 self.mean[name].lerp_(value, 1 - keep)
-        named = {"frames": near, "heard": heard_loss, "advance": moved_loss, "stop": stop_loss, "prior": prior_loss}
+        named = {"frames": near, "heard": heard_loss, "durations": lasts_loss, "prior": prior_loss}
         return {name: float(value.detach()) for name, value in named.items()}
 
     def _own(self, batch: Batch, memory: Tensor, most: float) -> Tensor:
         """Half of the rows get some of their own frames in place of the teacher's (scheduled sampling, Bengio 2015)."""
         with torch.no_grad():
-            said, _, _ = self.student.speak(memory, batch.token_mask, batch.before, batch.reader)
+            said = self.student.speak(memory, batch.token_mask, batch.before, batch.reader, batch.phase)
         said = torch.cat([batch.before[:, :1], said[:, :-1].float()], 1)
         rows = torch.rand(said.shape[0], 1, 1) < 0.5
         own = torch.rand(said.shape[0], said.shape[1], 1) < most * torch.rand(said.shape[0], 1, 1)
@@ -147,12 +146,15 @@ class School:
         steps = -(-len(latent) // each)
         latent = np.pad(latent, [(0, steps * each - len(latent)), (0, 0)], mode="edge")
         owner = np.repeat(np.arange(len(lesson.ids)), lesson.durations)
-        reader = owner[np.arange(steps) * each]
-        after = np.append(reader[1:], len(lesson.ids))
+        reader, at = owner[np.arange(steps) * each], np.arange(steps) * each
+        ends = np.cumsum(lesson.durations)
+        phase = np.stack([at - (ends - lesson.durations)[reader], ends[reader] - at], -1) / 10
         prior = (lesson.prior.astype(np.float32) - s.mean) / s.std
         frames = latent.reshape(steps, -1).astype(np.float16)
-        advance = np.minimum(after - reader, self.shape.advances)
-        return {"ids": lesson.ids, "prior": prior, "frames": frames, "reader": reader, "advance": advance}
+        return {
+            "ids": lesson.ids, "durations": lesson.durations, "prior": prior, "frames": frames, "reader": reader,
+            "phase": phase,
+        }  # fmt: skip
 
     def _endless(self) -> Iterator[Batch]:
         """Batches of sentences of like length, in another order each time."""
@@ -177,11 +179,11 @@ class School:
         tokens = max(len(lesson["ids"]) for lesson in lessons)
         steps = min(LONGEST, max(len(lesson["frames"]) for lesson in lessons))
         shapes: dict[str, tuple[int, ...]] = {
-            "tokens": (tokens,), "token_mask": (tokens,), "prior": (tokens, self.shape.mels),
-            "before": (steps, each), "reader": (steps,), "frames": (steps, each), "stop": (steps,),
-            "advance": (steps,), "mask": (steps,),
+            "tokens": (tokens,), "token_mask": (tokens,), "durations": (tokens,), "prior": (tokens, self.shape.mels),
+            "before": (steps, each), "reader": (steps,), "phase": (steps, 2), "frames": (steps, each),
+            "mask": (steps,),
         }  # fmt: skip
-        whole = {"tokens", "reader", "advance"}
+        whole = {"tokens", "reader"}
         made = {
             name: np.zeros((len(lessons), *shape), np.int64 if name in whole else np.float32)
             for name, shape in shapes.items()
@@ -192,12 +194,12 @@ class School:
             count = min(steps, total)
             part = slice(first, first + count)
             made["tokens"][k, :n], made["token_mask"][k, :n], made["prior"][k, :n] = lesson["ids"], 1, lesson["prior"]
+            made["durations"][k, :n] = lesson["durations"]
             made["frames"][k, :count] = lesson["frames"][part]
             made["before"][k, 1:count] = lesson["frames"][first : first + count - 1]
             if first:
                 made["before"][k, 0] = lesson["frames"][first - 1]
-            made["reader"][k, :count], made["advance"][k, :count] = lesson["reader"][part], lesson["advance"][part]
-            made["stop"][k, count - 1] = first + count == total
+            made["reader"][k, :count], made["phase"][k, :count] = lesson["reader"][part], lesson["phase"][part]
             made["mask"][k, :count] = 1
         return Batch(**{name: torch.from_numpy(array) for name, array in made.items()})
 

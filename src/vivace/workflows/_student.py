@@ -1,7 +1,8 @@
 """The student as a PyTorch module: a `transformer_mel` model that reads, its weights named as the family wants them.
 
-Non-attentive Tacotron (Shen et al. 2020) shows that what is read should be told, not found by attention: in training
-the teacher says which token each step begins in, so that all steps are learned at once, and reading ends with the text.
+Non-attentive Tacotron (Shen et al. 2020) shows that what is read should be told, not found by attention: the encoder
+says how many frames each token lasts, and so which token each step begins in. In training the teacher says it, so that
+all steps are learned at once; what is read can neither stall nor repeat, and ends with the text.
 """
 
 from __future__ import annotations
@@ -82,27 +83,35 @@ class Student(nn.Module):
         self.decoder = Stack(s, s.decoder_layers, decoder=True)
         self.prenet = nn.Linear(s.outputs, s.prenet)
         self.mel_in, self.here = nn.Linear(s.prenet, s.width), nn.Linear(s.width, s.width)
-        self.mel_out, self.stop = nn.Linear(s.width, s.outputs), nn.Linear(s.width, 1)
-        self.advance = nn.Linear(s.width, s.advances + 1)
+        self.mel_out = nn.Linear(s.width, s.outputs)
+        self.duration_in, self.duration_out = nn.Linear(s.width, s.width), nn.Linear(s.width, 1)
+        self.lasts, self.phase = nn.Linear(1, s.width), nn.Linear(2, s.width)
         self.prior = nn.Linear(s.width, s.mels)  # of training only: what the teacher's encoder says of a token
 
-    def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """[batch, tokens] ids and their mask (1 for a token) to the memory [batch, tokens, width]."""
+    def read(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """[batch, tokens] ids and their mask (1 for a token) to what is understood of them [batch, tokens, width], and
+        the logarithm of 1 + the frames that each lasts [batch, tokens]."""
         places = torch.arange(tokens.shape[1])
         far = (places[:, None] - places).abs() >= self.s.encoder_window
         bias = torch.where(far, FORBIDDEN, 0.0) + (1 - mask[:, None, None]) * FORBIDDEN
         x, turn = self.embedding(tokens), _rotations(places, self.s.head)
         for layer in self.encoder.layers:
             x = layer(x, bias, turn)
-        return self.encoder.norm(x)
+        x = self.encoder.norm(x)
+        return x, self.duration_out(F.relu(self.duration_in(x)))[..., 0]
 
-    def speak(self, memory: Tensor, mask: Tensor, before: Tensor, reader: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames [batch, steps, outputs], stop and advance logits, from the frames before each step and the places."""
+    def remember(self, read: Tensor, durations: Tensor) -> Tensor:
+        """The memory that the decoder attends to: what is read, and for how many frames."""
+        return read + self.lasts(torch.log1p(durations)[..., None])
+
+    def speak(self, memory: Tensor, mask: Tensor, before: Tensor, reader: Tensor, phase: Tensor) -> Tensor:
+        """Frames [batch, steps, outputs], from the frames before each step, its place in the text, and the phase
+        [batch, steps, 2] there: tenths of frames since the token began, and until it ends."""
         s = self.s
         steps, tokens = before.shape[1], memory.shape[1]
         x = F.dropout(F.relu(self.prenet(before)), s.dropout, self.training)
         rows = reader.clamp(max=tokens - 1)[..., None].expand(-1, -1, memory.shape[-1])
-        x = self.mel_in(x) + self.here(memory.gather(1, rows))
+        x = self.mel_in(x) + self.here(memory.gather(1, rows)) + self.phase(phase)
         places = torch.arange(steps)
         behind = places[:, None] - places
         bias = torch.where((behind < 0) | (behind >= s.window), FORBIDDEN, 0.0)[None, None]
@@ -114,7 +123,7 @@ class Student(nn.Module):
         for layer in self.decoder.layers:
             x = layer(x, bias, turn, memory, offsets)
         x = self.decoder.norm(x)
-        return self.mel_out(x), self.stop(x)[..., 0], self.advance(x)
+        return self.mel_out(x)
 
 
 def _rotations(places: Tensor, head: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,6 @@ class StudentShape:
     prenet: int = 256
     encoder_window: int = 16
     window: int = 64
-    advances: int = 4
     back: int = 8
     ahead: int = 12
     dropout: float = 0.1

@@ -43,6 +43,18 @@ class Timings:
     gap: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     low: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
+    def joined(self, more: Timings) -> Timings:
+        """With the rounds of `more`, of the same arms and texts, behind these."""
+        kept: dict[str, Any] = {
+            name: {
+                arm: {text: [*seconds, *getattr(more, name)[arm][text]] for text, seconds in texts_.items()}
+                for arm, texts_ in getattr(self, name).items()
+            }
+            for name in ("whole", "first", "gap", "low")
+        }
+        load = {arm: [*seconds, *more.load[arm]] for arm, seconds in self.load.items()}
+        return replace(self, load=load, **kept)
+
     def ratio(self, parent: str, child: str, text: str) -> stats.Interval:
         """How many times faster the child is on one text: ratio of medians, over the same rounds."""
         return stats.median_ratio(self.whole[parent][text], self.whole[child][text])
@@ -67,6 +79,7 @@ def measure(
     spoken_texts: Mapping[str, str] | None = None,
     first_audio: bool = True,
     streams: bool = False,
+    first_seed: int = 0,
     progress: Progress = lambda message, share: None,
 ) -> Timings:
     """Times every arm on every text `rounds` times, the order of arms shuffled in each round.
@@ -94,7 +107,7 @@ def measure(
                 order = list(arms)
                 shuffle.shuffle(order)
                 for arm in order:
-                    request = Request("timed", text, seed=k)
+                    request = Request("timed", text, seed=first_seed + k)
                     whole, seconds = _spoken(engines[arm], request)
                     streamed = listen(engines[arm], request) if streams else None
                     first = streamed.ttfa if streamed else _first(engines[arm], request) if first_audio else 0.0

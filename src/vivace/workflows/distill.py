@@ -87,8 +87,9 @@ def write_student(teacher: Bundle, school: object, folder: Path) -> None:
         "sample_rate": teacher.sample_rate,
         "text": {**voice, "front_end": "piper", "dropped": dropped},
         **given,
+        "timed": True,
         "causal": True, "positions": "rotary", "norm": "pre", "activation": "gelu",
-        "max_steps": 1024, "stop_threshold": 0.5,
+        "max_steps": 1024,
         "vocoder": "vocoder.onnx",
     }  # fmt: skip
     weights = {
