@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vivace.core.errors import ModelError
 from vivace.core.stage import Array
+from vivace.families._graph_builder import FORBIDDEN as FORBIDDEN
+from vivace.families._graph_builder import Builder, floats, sinusoids, whole_numbers
 
 ENCODER, PREFIX, STEP = "encoder", "prefix", "step"
 MEMORY, DURATIONS = "memory", "durations"  # what the encoder of a timed model makes of the tokens
-OPSET, IR = 17, 9
-FORBIDDEN = -1e9  # added to the score of what must not be attended to
 
 
 @dataclass(frozen=True)
@@ -130,52 +130,12 @@ def build(shape: Shape, weights: Mapping[str, Array]) -> dict[str, Any]:
 Turn = tuple[str, str]
 
 
-@dataclass
-class _Graph:
-    """Collects nodes and weights. Activations are [batch, time, width]."""
+class _Graph(Builder):
+    """Collects nodes and weights."""
 
-    shape: Shape
-    given: Mapping[str, Array]
-    nodes: list[Any] = field(default_factory=list)
-    weights: dict[str, Any] = field(default_factory=dict)
-
-    def constant(self, name: str, value: Any) -> str:
-        from onnx import numpy_helper
-
-        self.weights.setdefault(name, numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def ints(self, *values: int) -> str:
-        return self.constant("ints." + ".".join(map(str, values)), np.array(values, np.int64))
-
-    def add(self, kind: str, name: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
-        from onnx import helper
-
-        output = output or f"/{name}/{kind}_out"
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=f"/{name}/{kind}", **attributes))
-        return output
-
-    def linear(self, name: str, source: str, rows: slice = slice(None), own: str = "", output: str = "") -> str:
-        """x W^T + b; `rows` of the weight, whose names end in `own`."""
-        weight, bias = (f"{name}.{own}{part}" for part in ("weight", "bias"))
-        tag = "" if rows == slice(None) else f".{rows.start}"
-        made = self.add(
-            "MatMul", name + tag, [source, self.constant(f"{weight}{tag}", self.given[weight][rows].T.copy())]
-        )
-        return self.add("Add", name + tag, [made, self.constant(f"{bias}{tag}", self.given[bias][rows])], output)
-
-    def norm(self, name: str, source: str) -> str:
-        scale, shift = (self.constant(f"{name}.{part}", self.given[f"{name}.{part}"]) for part in ("weight", "bias"))
-        return self.add("LayerNormalization", name, [source, scale, shift], axis=-1, epsilon=1e-5)
-
-    def heads(self, name: str, source: str, *, turned: bool = False) -> str:
-        """[batch, time, width] to [batch, heads, time, head], `turned` to [batch, heads, head, time]."""
-        split = self.add("Reshape", name, [source, self.ints(0, 0, self.shape.heads, self.shape.head)])
-        return self.add("Transpose", name, [split], perm=[0, 2, 3, 1] if turned else [0, 2, 1, 3])
-
-    def joined(self, name: str, source: str) -> str:
-        turned = self.add("Transpose", f"{name}.join", [source], perm=[0, 2, 1, 3])
-        return self.add("Reshape", f"{name}.join", [turned, self.ints(0, 0, self.shape.width)])
+    def __init__(self, shape: Shape, given: Mapping[str, Array]) -> None:
+        super().__init__(given, shape.width, shape.heads)
+        self.shape = shape
 
     def queries(self, name: str, source: str, turn: Turn | None = None) -> str:
         """Scaled before the product: fewer numbers to scale than after it."""
@@ -216,13 +176,6 @@ class _Graph:
         still, moved = self.add("Mul", f"{name}.cos", [x, turn[0]]), self.add("Mul", f"{name}.sin", [other, turn[1]])
         return self.add("Add", f"{name}.turned", [still, moved])
 
-    def attention(self, name: str, query: str, key: str, value: str, bias: str) -> str:
-        scores = self.add("MatMul", f"{name}.scores", [query, key])
-        if bias:
-            scores = self.add("Add", f"{name}.masked", [scores, bias])
-        share = self.add("Softmax", name, [scores], axis=-1)
-        return self.linear(f"{name}.out_proj", self.joined(name, self.add("MatMul", f"{name}.mix", [share, value])))
-
     def block(self, name: str, norm: str, source: str, inner: Any) -> str:
         """One residual block: norm before (pre) or after (post) the sum."""
         if self.shape.norm == "pre":
@@ -232,15 +185,8 @@ class _Graph:
     def feed_forward(self, name: str, source: str) -> str:
         made = self.linear(f"{name}.linear1", source)
         kind = {"relu": "Relu"}.get(self.shape.activation)
-        made = self.add(kind, f"{name}.linear1", [made]) if kind else self._gelu(name, made)
+        made = self.add(kind, f"{name}.linear1", [made]) if kind else self.gelu(name, made)
         return self.linear(f"{name}.linear2", made)
-
-    def _gelu(self, name: str, x: str) -> str:
-        numbers = {"root": 1 / math.sqrt(2), "one": 1, "half": 0.5}
-        root, one, half = (self.constant(f"gelu.{k}", np.float32(v)) for k, v in numbers.items())
-        erf = self.add("Erf", f"{name}.gelu", [self.add("Mul", f"{name}.gelu.in", [x, root])])
-        twice = self.add("Mul", f"{name}.gelu.out", [x, self.add("Add", f"{name}.gelu", [erf, one])])
-        return self.add("Mul", f"{name}.gelu.half", [twice, half])
 
     def placed(self, name: str, source: str, positions: str) -> str:
         """With the sinusoids of `positions` [batch or 1, time] added, where the model has positions."""
@@ -248,44 +194,6 @@ class _Graph:
             return source
         table = self.constant("positions", sinusoids(self.shape.longest, self.shape.width))
         return self.add("Add", f"{name}.placed", [source, self.add("Gather", f"{name}.placed", [table, positions])])
-
-    def range(self, name: str, of: str, axis: int) -> str:
-        """0, 1, ... up to the size of `of` along `axis`, as [1, size]."""
-        size = self.add("Shape", name, [of], start=axis, end=axis + 1)
-        count = self.add("Squeeze", name, [size])
-        zero, one = (self.constant(f"int.{k}", np.int64(k)) for k in (0, 1))
-        return self.add("Unsqueeze", name, [self.add("Range", name, [zero, count, one]), self.ints(0)])
-
-    def near(self, name: str, places: str, bias: str, window: int, *, both: bool) -> str:
-        """`bias` [batch, 1, 1, time] and FORBIDDEN for what is `window` or more away (0: nothing is) and, unless `both`
-        sides are seen, for what lies ahead: [batch, 1, time, time]."""
-        column = self.add("Transpose", name, [places], perm=[1, 0])
-        behind = self.add("Sub", f"{name}.behind", [column, places])  # [time, time], above 0 for earlier positions
-        low = 0 if not both else 1 - window if window else -(2**62)
-        far = self.add("Less", f"{name}.ahead", [behind, self.ints(low)])
-        if window:
-            far = self.add("Or", name, [far, self.add("Less", f"{name}.far", [self.ints(window - 1), behind])])
-        forbidden = self.constant("forbidden", np.float32(FORBIDDEN))
-        shut = self.add("Mul", name, [self.add("Cast", name, [far], to=1), forbidden])
-        return self.add("Add", name, [bias, shut])
-
-    def model(self, name: str, inputs: list[Any], outputs: list[Any]) -> Any:
-        from onnx import checker, helper
-
-        graph = helper.make_graph(self.nodes, name, inputs, outputs, list(self.weights.values()))
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="vivace")
-        model.ir_version = IR
-        checker.check_model(model)
-        return model
-
-
-def sinusoids(length: int, width: int) -> Array:
-    """[length, width]: sine and cosine of each position in turn (Vaswani et al. 2017, section 3.5)."""
-    rate = np.exp(np.arange(0, width, 2) * (-math.log(10_000.0) / width))
-    angle = np.arange(length)[:, None] * rate
-    table = np.zeros((length, width), np.float32)
-    table[:, 0::2], table[:, 1::2] = np.sin(angle), np.cos(angle)
-    return table
 
 
 def rotations(length: int, head: int) -> tuple[Array, Array]:
@@ -324,13 +232,13 @@ def _encoder(g: _Graph) -> Any:
     outputs = []
     if s.timed:
         x = _timed(g, x)
-        outputs += [_float(MEMORY, "batch", "tokens", s.width), _float(DURATIONS, "batch", "tokens", 1)]
+        outputs += [floats(MEMORY, "batch", "tokens", s.width), floats(DURATIONS, "batch", "tokens", 1)]
     for k in range(s.decoder_layers):
         key, value = cross_names(k)
         g.keys(f"decoder.layers.{k}.multihead_attn", x, key, value)
-        outputs += [_float(key, "batch", s.heads, s.head, "tokens"), _float(value, "batch", s.heads, "tokens", s.head)]
-    inputs = [_int("tokens", "batch", "tokens"), _float("token_bias", "batch", 1, 1, "tokens")]
-    return g.model(ENCODER, inputs + [_float("length_scale", "batch", 1, 1)] * s.timed, outputs)
+        outputs += [floats(key, "batch", s.heads, s.head, "tokens"), floats(value, "batch", s.heads, "tokens", s.head)]
+    inputs = [whole_numbers("tokens", "batch", "tokens"), floats("token_bias", "batch", 1, 1, "tokens")]
+    return g.model(ENCODER, inputs + [floats("length_scale", "batch", 1, 1)] * s.timed, outputs)
 
 
 def _timed(g: _Graph, x: str) -> str:
@@ -380,8 +288,8 @@ def _decoder(g: _Graph, *, whole: bool) -> Any:
         x = g.block(f"{name}.linear2", f"{name}.norm3", x, lambda y, name=name: g.feed_forward(name, y))
         if not whole:
             key, value = cache_names(k)
-            outputs += [_float(f"new.{key}", "batch", s.heads, s.head, 1)]
-            outputs += [_float(f"new.{value}", "batch", s.heads, 1, s.head)]
+            outputs += [floats(f"new.{key}", "batch", s.heads, s.head, 1)]
+            outputs += [floats(f"new.{value}", "batch", s.heads, 1, s.head)]
     x = g.norm("decoder.norm", x) if s.norm == "pre" else x
     g.linear("mel_out", x, output="frames")
     if not s.timed:
@@ -392,25 +300,27 @@ def _decoder(g: _Graph, *, whole: bool) -> Any:
 def _decoder_inputs(s: Shape, whole: bool) -> list[Any]:
     time: int | str = "time" if whole else 1
     tokens: int | str = s.seen if s.timed and not whole else "tokens"
-    found = [_float("before", "batch", time, s.outputs), _float("token_bias", "batch", 1, 1, tokens)]
+    found = [floats("before", "batch", time, s.outputs), floats("token_bias", "batch", 1, 1, tokens)]
     if s.timed:
-        found += [_float("here", "batch", time, s.width), _float("phase", "batch", time, 2)]
-        found += [_int("reader", "batch", "time")] * whole
+        found += [floats("here", "batch", time, s.width), floats("phase", "batch", time, 2)]
+        found += [whole_numbers("reader", "batch", "time")] * whole
     for k in range(s.decoder_layers):
         key, value = cross_names(k)
-        found += [_float(key, "batch", s.heads, s.head, tokens), _float(value, "batch", s.heads, tokens, s.head)]
+        found += [floats(key, "batch", s.heads, s.head, tokens), floats(value, "batch", s.heads, tokens, s.head)]
     if whole:
-        return [*found, _float("frame_bias", "batch", 1, 1, "time")]
-    found += [_int("place", "batch", 1)] * (s.positions != "none") + [_float("cache_bias", "batch", 1, 1, "room")]
+        return [*found, floats("frame_bias", "batch", 1, 1, "time")]
+    found += [whole_numbers("place", "batch", 1)] * (s.positions != "none") + [
+        floats("cache_bias", "batch", 1, 1, "room")
+    ]
     for k in range(s.decoder_layers):
         key, value = cache_names(k)
-        found += [_float(key, "batch", s.heads, s.head, "room"), _float(value, "batch", s.heads, "room", s.head)]
+        found += [floats(key, "batch", s.heads, s.head, "room"), floats(value, "batch", s.heads, "room", s.head)]
     return found
 
 
 def _decoder_outputs(s: Shape, whole: bool) -> list[Any]:
     time: int | str = "time" if whole else 1
-    return [_float("frames", "batch", time, s.outputs)] + [_float("stop", "batch", time, 1)] * (not s.timed)
+    return [floats("frames", "batch", time, s.outputs)] + [floats("stop", "batch", time, 1)] * (not s.timed)
 
 
 def _prefix_bias(g: _Graph) -> str:
@@ -445,27 +355,7 @@ def _cached(g: _Graph, at: str, k: int, x: str, turn: Turn | None) -> str:
     key, value = cache_names(k)
     query = g.queries(at, x, turn)
     new_key, new_value = g.keys(at, x, f"new.{key}", f"new.{value}", turn)
-    past = g.add("Add", f"{at}.masked", [g.add("MatMul", f"{at}.past", [query, key]), "cache_bias"])
-    scores = g.add("Concat", at, [g.add("MatMul", f"{at}.own", [query, new_key]), past], axis=-1)
-    share = g.add("Softmax", at, [scores], axis=-1)
-    one, end = g.ints(1), g.ints(np.iinfo(np.int64).max)
-    now = g.add("Slice", f"{at}.now", [share, g.ints(0), one, g.ints(3)])
-    then = g.add("Slice", f"{at}.then", [share, one, end, g.ints(3)])
-    mixed = g.add("MatMul", f"{at}.mix", [then, value])
-    mixed = g.add("Add", f"{at}.mix", [mixed, g.add("Mul", f"{at}.now", [now, new_value])])
-    return g.linear(f"{at}.out_proj", g.joined(at, mixed))
-
-
-def _float(name: str, *shape: int | str) -> Any:
-    from onnx import TensorProto, helper
-
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
-
-
-def _int(name: str, *shape: int | str) -> Any:
-    from onnx import TensorProto, helper
-
-    return helper.make_tensor_value_info(name, TensorProto.INT64, list(shape))
+    return g.cached(at, query, (new_key, new_value), (key, value), "cache_bias")
 
 
 def weights_of(shape: Shape, models: Mapping[str, Any]) -> dict[str, Array]:

@@ -14,6 +14,7 @@ import numpy as np
 from vivace.core.speech import Request, Row
 from vivace.core.stage import Array
 from vivace.families import _transformer_graph as graph
+from vivace.families._graph_builder import Plain
 from vivace.families._transformer_text import ReadText, Text, WholeText, bias
 
 STEPS, TOKENS = 24, 12
@@ -22,7 +23,7 @@ STEPS, TOKENS = 24, 12
 def difference(shape: graph.Shape, models: Mapping[str, Any], steps: int = STEPS) -> float:
     """The largest difference between the frames that the step and the prefix make of the same frames before, in
     standard deviations of the frames. Two rows with texts of different lengths, as in a batch."""
-    sessions = {name: _Plain(model) for name, model in models.items()}
+    sessions = {name: Plain(model) for name, model in models.items()}
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, shape.tokens, (2, TOKENS))
     rows = [Row(Request(str(n), "proof"), tokens[k, :n], rng) for k, n in enumerate((TOKENS, TOKENS // 2))]
@@ -54,17 +55,3 @@ def difference(shape: graph.Shape, models: Mapping[str, Any], steps: int = STEPS
         worst = max(worst, float(np.abs(made["frames"][:, 0] - whole).max()))
         seen.append(whole)
     return worst / max(float(np.std(seen)), 1e-9)
-
-
-class _Plain:
-    def __init__(self, model: Any) -> None:
-        import onnxruntime as ort
-
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 3
-        self._session = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-
-    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        outputs = [o.name for o in self._session.get_outputs()]
-        made = self._session.run(outputs, {i.name: feed[i.name] for i in self._session.get_inputs()})
-        return dict(zip(outputs, made, strict=True))
