@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +59,28 @@ def test_times_are_there_and_in_order(voice: Bundle) -> None:
         assert last["queued"] < last["first_audio"] < last["end"]
         assert all(event.times["first_audio"] == last["first_audio"] for event in mine)
         assert all("end" not in event.times for event in mine[:-1])
+
+
+def test_each_piece_of_a_step_is_told_with_its_rows(make_toy: Any) -> None:
+    told: list[tuple[str, list[int]]] = []
+
+    @contextmanager
+    def phase(name: str, rows: Any) -> Iterator[None]:
+        told.append((name, [row.total_frames for row in rows]))
+        yield
+        told.append((f"end of {name}", []))
+
+    with engine(make_toy(steps=3), max_batch=2, phase=phase) as e:
+        run(e, Request("a", "hello"), Request("b", "hello"))
+        assert e.cache_bytes == 0  # this family keeps nothing
+    begun = told[::2]
+    assert [end for end, _ in told[1::2]] == [f"end of {name}" for name, _ in begun]
+    moves = ["advance"] * 3
+    assert [name for name, _ in begun] == ["encode", "encode", *moves, "render", "encode", "encode"]
+    moved = [frames for name, frames in begun if name == "advance"]
+    assert moved[0] == [0, 0]
+    assert 0 < moved[1][0] < moved[2][0]
+    assert len(moved[2]) == 2
 
 
 def test_an_idle_engine_steps_without_events(voice: Bundle) -> None:

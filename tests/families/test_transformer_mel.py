@@ -179,6 +179,24 @@ def test_cancelled_in_the_middle_gives_its_slot_back(tmp_path: Path) -> None:
     assert np.abs(join(audio).samples - whole).max() < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["the challenge's", "reading"])
+def test_an_engine_says_what_its_cache_holds(kind: str, tmp_path: Path) -> None:
+    child = cached(family.import_(make(tmp_path, **KINDS[kind]), tmp_path / "bundle"), tmp_path / "cached")
+    with engine(child, batch=2) as e:
+        assert e.cache_bytes == 0
+        e.add(Request("a", "hello"))
+        e.step()
+        one = e.cache_bytes
+        # Room for 64 steps in two layers, keys and values of 32 floats: the rest is of the text.
+        assert one > 64 * 2 * 2 * 32 * 4
+        e.add(Request("b", "hello"))
+        e.step()
+        assert e.cache_bytes == 2 * one
+        e.cancel("a")
+        e.cancel("b")
+        assert e.cache_bytes == 0
+
+
 def test_out_of_memory_for_the_cache_queues(tmp_path: Path) -> None:
     child = cached(family.import_(make(tmp_path), tmp_path / "bundle"), tmp_path / "cached")
     small = child.derive(tmp_path / "small", None, defaults={**child.defaults, "kv_mb": 1})

@@ -24,6 +24,7 @@ class Model(Protocol):
     """An opened voice. `advance` and `render` see only rows, so that one scheduler serves every architecture.
 
     `most_rows` is how many rows may be in the making at once: what its memory is for.
+    A model that keeps something for rows in the making also has `cache_bytes`: how much that is now, in bytes.
     """
 
     most_rows: int

@@ -10,6 +10,8 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as Rows
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -26,12 +28,15 @@ from vivace.engine.sessions import Wrap, open_sessions
 
 log = logging.getLogger(__name__)
 
+Phase = Callable[[str, Rows[Row]], AbstractContextManager[object]]
+
 
 class Engine:
     """A loaded bundle that speaks.
 
     `max_batch` rows move together; `wrap` may put something between the family and each stage's session
     (a recorder, a stopwatch). `sessions` are open ones, used as they are, that somebody else closes.
+    `phase(name, rows)` is entered around each piece of a step: "encode" (no rows), "advance" and "render".
     Raises ModelError if a stage cannot be loaded.
     """
 
@@ -44,11 +49,13 @@ class Engine:
         wrap: Wrap = lambda stage, session: session,
         clock: Callable[[], float] = time.perf_counter,
         sessions: Mapping[str, Session] | None = None,
+        phase: Phase = lambda name, rows: nullcontext(),
     ) -> None:
         if max_batch < 1:
             raise UsageError(f"max_batch is {max_batch}; it must be at least 1")
         self.bundle = bundle
         self._clock = clock
+        self._phase = phase
         self._own = open_sessions(bundle, options or RuntimeOptions(), wrap) if sessions is None else {}
         try:
             self._model: Model = registry.load("families", bundle.family).open(bundle, sessions or self._own)
@@ -73,6 +80,11 @@ class Engine:
     @property
     def idle(self) -> bool:
         return not self._live and not self._cancelled
+
+    @property
+    def cache_bytes(self) -> int:
+        """What the model holds for the rows in the making (keys and values); 0 for a model that keeps nothing."""
+        return int(getattr(self._model, "cache_bytes", 0))
 
     def add(self, request: Request) -> None:
         """Queues a request. Raises UsageError if its id is in use: until the last event of that id was given."""
@@ -99,26 +111,35 @@ class Engine:
         running = []
         for sequence in self._scheduler.pick():
             try:
-                if sequence.status == "waiting" and not sequence.start(self._model.encode(sequence.request)):
-                    raise TextError("the text holds nothing that can be spoken")
+                if sequence.status == "waiting":
+                    self._start(sequence)
                 running.append(sequence)
             except Exception as error:  # noqa: BLE001
                 events.append(self._fail(sequence, error))
         moving = [s for s in running if s.row and not s.row.done]
-        events += self._together(moving, self._model.advance)
+        events += self._together("advance", moving, self._model.advance)
         speaking = [s for s in running if s.status == "running" and s.row and s.row.speakable]
         audio: dict[Row, Audio] = {}
 
         def render(rows: list[Row]) -> None:
             audio.update(zip(rows, self._model.render(rows), strict=True))
 
-        events += self._together(speaking, render)
+        events += self._together("render", speaking, render)
         for sequence in running:
             if sequence.status == "running" and sequence.row:
                 events += self._progress(sequence, audio.get(sequence.row))
         return events
 
-    def _together(self, sequences: list[Sequence], move: Callable[[list[Row]], None]) -> list[Event]:
+    def _start(self, sequence: Sequence) -> None:
+        with self._phase("encode", ()):
+            if not sequence.start(self._model.encode(sequence.request)):
+                raise TextError("the text holds nothing that can be spoken")
+
+    def _next_row(self, sequence: Sequence) -> bool:
+        with self._phase("encode", ()):
+            return sequence.next_row()
+
+    def _together(self, name: str, sequences: list[Sequence], move: Callable[[list[Row]], None]) -> list[Event]:
         """Moves all rows at once; if that fails, one by one, so that only the guilty one ends."""
         rows = [s.row for s in sequences if s.row]
         if not rows:
@@ -126,7 +147,8 @@ class Engine:
         before = [copy.copy(row) for row in rows]
         noise = [row.rng.bit_generator.state for row in rows]
         try:
-            move(rows)
+            with self._phase(name, rows):
+                move(rows)
             return []
         except Exception as error:  # noqa: BLE001
             if len(sequences) == 1:
@@ -134,7 +156,7 @@ class Engine:
         for row, old, drawn in zip(rows, before, noise, strict=True):  # some may have moved already
             vars(row).update(vars(old))
             row.rng.bit_generator.state = drawn
-        return [event for sequence in sequences for event in self._together([sequence], move)]
+        return [event for sequence in sequences for event in self._together(name, [sequence], move)]
 
     def _progress(self, sequence: Sequence, audio: Audio | None) -> list[Event]:
         assert sequence.row
@@ -151,7 +173,7 @@ class Engine:
         try:
             if reason is None and sequence.row.finished:
                 cut = sequence.row.cut
-                if cut or not sequence.next_row():
+                if cut or not self._next_row(sequence):
                     reason = "length" if cut else "stop"
         except Exception as error:  # noqa: BLE001 - the text goes on with what cannot be read
             return [*spoken, self._fail(sequence, error)]

@@ -31,6 +31,11 @@ class Text(Protocol):
 
     def release(self, row: Row) -> None: ...
 
+    @property
+    def bytes(self) -> int:
+        """What is kept of the texts of all rows in the making."""
+        ...
+
 
 def bias(counts: Array, room: int) -> Array:
     """[row, 1, 1, room]: 0 for the first `counts` positions of each row, FORBIDDEN behind them."""
@@ -66,6 +71,10 @@ class WholeText:
     def release(self, row: Row) -> None:
         self._slots.give_back(row)
 
+    @property
+    def bytes(self) -> int:
+        return self._slots.bytes
+
 
 class ReadText:
     """Each step has a place in its text, which the durations say, and is given the tokens around it: so that a long
@@ -75,6 +84,7 @@ class ReadText:
         self._shape = shape
         self._names = [name for k in range(shape.decoder_layers) for name in graph.cross_names(k)]
         self._patience = max(1, round(PATIENCE * frame_rate))
+        self._held: dict[int, int] = {}  # bytes of each row in the making, by its id
 
     def read(self, rows: Sequence[Row], made: Mapping[str, Array]) -> None:
         s = self._shape
@@ -91,6 +101,7 @@ class ReadText:
             memory = made[graph.MEMORY][k, :count]
             row.state = {**row.state, "cross": cross, "shut": shut, "memory": memory}
             row.state |= self._timed(made[graph.DURATIONS][k, :count, 0])
+            self._held[id(row)] = memory.nbytes + sum(array.nbytes for array in cross.values())
 
     def _timed(self, durations: Array) -> dict[str, Any]:
         """The token that each step begins in (`places`), its phase there, and the frames of the whole text."""
@@ -145,4 +156,8 @@ class ReadText:
         return lasts * (row.total_frames + self._shape.frames_per_step >= lasts)
 
     def release(self, row: Row) -> None:
-        """All is in the row."""
+        self._held.pop(id(row), None)  # the rest is in the row
+
+    @property
+    def bytes(self) -> int:
+        return sum(self._held.values())

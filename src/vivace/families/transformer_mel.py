@@ -161,6 +161,11 @@ class TransformerModel:
         if self._cache is not None:
             self._cache.give_back(row)
 
+    @property
+    def cache_bytes(self) -> int:
+        """Keys and values that are kept now, of frames and of texts, with the room that is not used yet."""
+        return self._text.bytes + (self._cache.bytes if self._cache is not None else 0)
+
     def _read(self, rows: Sequence[Row]) -> None:
         """Reads the texts of new rows together."""
         counts = np.array([len(row.tokens) for row in rows])
