@@ -42,6 +42,14 @@ class Builder:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=f"/{name}/{kind}", **attributes))
         return output
 
+    def split(self, name: str, source: str, outputs: list[str], sizes: list[int], axis: int) -> list[str]:
+        """Named pieces of `source`, of these sizes along `axis`."""
+        from onnx import helper
+
+        inputs = [source, self.ints(*sizes)]
+        self.nodes.append(helper.make_node("Split", inputs, outputs, name=f"/{name}/Split", axis=axis))
+        return outputs
+
     def linear(self, name: str, source: str, rows: slice = slice(None), own: str = "", output: str = "") -> str:
         """x W^T + b; `rows` of the weight, whose names end in `own`."""
         weight, bias = (f"{name}.{own}{part}" for part in ("weight", "bias"))

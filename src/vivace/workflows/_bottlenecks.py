@@ -7,7 +7,7 @@ from typing import Any
 
 from vivace.workflows._ceiling import Ceiling
 from vivace.workflows._macs import MULTIPLYING
-from vivace.workflows._stopwatch import ENGINE, TOKENS
+from vivace.workflows._stopwatch import DECODE, ENGINE, TOKENS
 
 TOP = 3
 NEAR = 0.6  # of the ceiling: from here on, better code for the same arithmetic gains little
@@ -22,14 +22,36 @@ OTHERS = {
 Json = Mapping[str, Any]
 
 
-def sentences(parts: Sequence[Json], operators: Mapping[str, Json], ceiling: Ceiling) -> list[str]:
-    """One sentence for each of the TOP parts, the slowest first, from the rows and views of the profile."""
+def sentences(
+    parts: Sequence[Json], operators: Mapping[str, Json], ceiling: Ceiling, decode: Json | None = None
+) -> list[str]:
+    """One sentence for each of the TOP parts, the slowest first, from the rows and views of the profile. `decode` is
+    what is known of the steps of a model that makes its frames step by step."""
     slowest = sorted(parts, key=lambda part: -float(part["ms"]))[:TOP]
     return [
-        f"{part['name']}: {100 * part['share']:.0f}% of the time ({part['ms']:.1f} ms); "
-        + (OTHERS.get(part["name"]) or _stage(part, operators.get(part["name"]), ceiling))
+        f"{part['name']}: {100 * part['share']:.0f}% of the time ({part['ms']:.1f} ms)"
+        + _why(part, operators.get(part.get("stage", part["name"])), ceiling, decode)
         for part in slowest
     ]
+
+
+def _why(part: Json, view: Json | None, ceiling: Ceiling, decode: Json | None) -> str:
+    if part["name"] in OTHERS:
+        return f"; {OTHERS[part['name']]}"
+    if part["name"] != DECODE or not decode:
+        return f"; {_stage(part, view, ceiling)}"
+    steps = f", {part['ms'] / part['calls']:.1f} ms a step"
+    grows = f"{decode['ms_per_100_frames']:.{_digits(decode['ms_per_100_frames'])}f} ms every 100 frames"
+    if not decode["rises"]:
+        return f"{steps} wherever it is ({grows}); {_stage(part, view, ceiling)}"
+    if decode["pass"]:
+        return f"{steps}, grows by {grows}: use {decode['pass']}"
+    return f"{steps}, grows by {grows} (each step attends to all before it); {_stage(part, view, ceiling)}"
+
+
+def _digits(value: float) -> int:
+    """Decimal places that show two figures of a small number, and one of others."""
+    return 1 if abs(value) >= 1 else 2
 
 
 def _stage(part: Json, view: Json | None, ceiling: Ceiling) -> str:

@@ -72,15 +72,22 @@ class Work:
     def total_bytes(self) -> int:
         return self.weight_bytes + self.activation_bytes
 
+    def times(self, factor: float) -> Work:
+        macs = {precision: round(n * factor) for precision, n in self.macs.items()}
+        weights, activations = round(self.weight_bytes * factor), round(self.activation_bytes * factor)
+        return Work(macs, weights, activations, self.uncounted)
+
 
 class CountingSession:
-    """Stands before a stage's session and runs every input through a traced twin of the stage as well."""
+    """Stands before a stage's session and runs every input through a traced twin of the stage as well, or the middle
+    one of each `every` inputs: a trace of hundreds of steps is too large to be read."""
 
-    def __init__(self, session: Session, path: Path) -> None:
+    def __init__(self, session: Session, path: Path, every: int = 1) -> None:
         """`path` is the stage's ONNX file. Raises ModelError if ONNX Runtime cannot load it."""
         import onnxruntime as ort
 
         self._session = session
+        self._every, self._runs, self._counted = every, 0, 0
         self._folder = tempfile.TemporaryDirectory(prefix="vivace-macs-")
         settings = ort.SessionOptions()
         settings.log_severity_level = 3
@@ -99,12 +106,18 @@ class CountingSession:
         self._inputs = [i.name for i in self._twin.get_inputs()]
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        self._twin.run(None, {name: inputs[name] for name in self._inputs})
+        if self._runs % self._every == self._every // 2:
+            self._twin.run(None, {name: inputs[name] for name in self._inputs})
+            self._counted += 1
+        self._runs += 1
         return self._session.run(inputs)
 
     def work(self) -> dict[str, Work]:
-        """The work of all runs so far by node name; ends the counting."""
-        return by_node(json.loads(Path(self._twin.end_profiling()).read_text(encoding="utf-8")))
+        """The work of all runs so far by node name, reckoned from those that were counted; ends the counting."""
+        found = by_node(json.loads(Path(self._twin.end_profiling()).read_text(encoding="utf-8")))
+        if self._counted in (0, self._runs):
+            return found
+        return {name: work.times(self._runs / self._counted) for name, work in found.items()}
 
     def renamed(self) -> dict[str, str]:
         """Node names by those that ONNX Runtime gives when it blocks channels: the node's output and a suffix."""

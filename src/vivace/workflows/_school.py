@@ -113,7 +113,8 @@ class School:
         error = frames - batch.frames
         near = (error.abs().mean(-1) * weight).sum()
         in_time = (error * batch.mask[..., None]).unflatten(-1, (self.shape.frames_per_step, -1)).flatten(1, 2)
-        heard = F.conv1d(in_time.transpose(1, 2), self._first, padding=self._first.shape[-1] // 2)
+        with torch.autocast("cpu", torch.bfloat16):
+            heard = F.conv1d(in_time.transpose(1, 2), self._first, padding=self._first.shape[-1] // 2).float()
         heard_loss = heard.abs().mean() * batch.mask.numel() / batch.mask.sum() / self._loudness
         tokens = batch.token_mask / batch.token_mask.sum()
         prior_loss = ((prior - batch.prior).abs().mean(-1) * tokens).sum()
@@ -132,12 +133,15 @@ class School:
 
     def _own(self, batch: Batch, memory: Tensor, most: float) -> Tensor:
         """Half of the rows get some of their own frames in place of the teacher's (scheduled sampling, Bengio 2015)."""
+        rows = torch.randperm(len(memory))[: max(1, len(memory) // 2)]
+        given = (memory, batch.token_mask, batch.before, batch.reader, batch.phase)
         with torch.no_grad():
-            said = self.student.speak(memory, batch.token_mask, batch.before, batch.reader, batch.phase)
-        said = torch.cat([batch.before[:, :1], said[:, :-1].float()], 1)
-        rows = torch.rand(said.shape[0], 1, 1) < 0.5
-        own = torch.rand(said.shape[0], said.shape[1], 1) < most * torch.rand(said.shape[0], 1, 1)
-        return torch.where(rows & own, said, batch.before)
+            said = self.student.speak(*(tensor[rows] for tensor in given))
+        said = torch.cat([batch.before[rows, :1], said[:, :-1].float()], 1)
+        own = torch.rand(*said.shape[:2], 1) < most * torch.rand(len(rows), 1, 1)
+        mixed = batch.before.clone()
+        mixed[rows] = torch.where(own, said, batch.before[rows])
+        return mixed
 
     def _steps(self, lesson: Lesson) -> dict[str, Array]:
         """The lesson in steps of frames_per_step frames, the last one padded with its last frame."""

@@ -5,46 +5,98 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vivace.core.bundle import Bundle
 from vivace.core.errors import VivaceError
-from vivace.core.speech import Request
+from vivace.core.speech import Event, Request, Row
 from vivace.core.stage import Array, RuntimeOptions, Session, Stage, Tensors
 from vivace.engine.engine import Engine
 
 TOKENS, ENGINE = "text to tokens", "engine"
+ENCODE, DECODE = "encode_text", "decode"
 SCHEDSTAT = Path("/proc/thread-self/schedstat")
+
+
+def loop_stage(bundle: Bundle) -> Stage | None:
+    """The stage that makes frames step by step; None for a voice that makes them all at once."""
+    return next((stage for stage in bundle.stages if stage.loop == "frame"), None)
+
+
+def part_names(bundle: Bundle) -> dict[str, str]:
+    """What the profile calls each stage. Of a model that makes frames step by step, what reads the text is
+    `encode_text` and what makes the steps `decode`, whatever the family's own names: profiles can be compared then."""
+    names = {stage.name: stage.name for stage in bundle.stages}
+    if loop := loop_stage(bundle):
+        if bundle.stages[0] is not loop:
+            names[bundle.stages[0].name] = ENCODE
+        names[loop.name] = DECODE
+    return names
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of a stage or a piece of an engine's step, in seconds of the clock, with the rows that it moved and the
+    frames that the longest of them had before."""
+
+    name: str
+    begun: float
+    ended: float
+    rows: int = 0
+    prefix: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.begun
 
 
 @dataclass(frozen=True)
 class Reading:
     """Seconds of one reading and of its parts, which add up to it; calls of each stage; seconds of audio made;
-    seconds that the thread was ready and waited for a core."""
+    seconds that the thread was ready and waited for a core; (frames before it, seconds) of each step of a decoder
+    that makes frames step by step."""
 
     seconds: float
     parts: dict[str, float]
     calls: dict[str, int]
     audio: float
     waited: float
+    steps: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass
 class Stopwatch:
-    """Given to Engine as `wrap`, keeps the time that every stage takes."""
+    """Given to Engine as `wrap` and `phase`, keeps when every stage ran and what every step was made of."""
 
-    spent: dict[str, float] = field(default_factory=dict)
-    calls: dict[str, int] = field(default_factory=dict)
-    first: float | None = None  # when the first stage began
+    clock: Callable[[], float] = time.perf_counter
+    stages: list[Span] = field(default_factory=list)
+    phases: list[Span] = field(default_factory=list)
+    _moving: tuple[int, int] = (0, 0)  # rows, and frames of the longest, of the phase that is going on
 
     def wrap(self, stage: Stage, session: Session) -> Session:
         return _Timed(self, stage.name, session)
 
+    @contextmanager
+    def phase(self, name: str, rows: Sequence[Row]) -> Iterator[None]:
+        self._moving = len(rows), max((row.total_frames for row in rows), default=0)
+        moving, begun = self._moving, self.clock()
+        try:
+            yield
+        finally:
+            self.phases.append(Span(name, begun, self.clock(), *moving))
+
+    def run(self, name: str, session: Session, inputs: Tensors) -> dict[str, Array]:
+        begun = self.clock()
+        outputs = session.run(inputs)
+        self.stages.append(Span(name, begun, self.clock(), *self._moving))
+        return outputs
+
     def reset(self) -> None:
-        self.spent, self.calls, self.first = {}, {}, None
+        self.stages, self.phases = [], []
 
 
 class _Timed:
@@ -52,14 +104,7 @@ class _Timed:
         self._watch, self._name, self._session = watch, name, session
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        watch, name = self._watch, self._name
-        begun = time.perf_counter()
-        if watch.first is None:
-            watch.first = begun
-        outputs = self._session.run(inputs)
-        watch.spent[name] = watch.spent.get(name, 0.0) + time.perf_counter() - begun
-        watch.calls[name] = watch.calls.get(name, 0) + 1
-        return outputs
+        return self._watch.run(self._name, self._session, inputs)
 
     def close(self) -> None:
         self._session.close()
@@ -69,22 +114,27 @@ class Timed:
     """An engine with a stopwatch at every stage."""
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
-        self._stages = [stage.name for stage in bundle.stages]
+        self._names = part_names(bundle)
         self._watch = Stopwatch()
-        self.engine = Engine(bundle, RuntimeOptions(threads=threads), wrap=self._watch.wrap)
+        self.engine = Engine(bundle, RuntimeOptions(threads=threads), wrap=self._watch.wrap, phase=self._watch.phase)
 
     def read(self, text: str) -> Reading:
-        """What comes before the first stage is the text's own work: sentences, phonemes, ids."""
-        self._watch.reset()
+        watch = self._watch
+        watch.reset()
         waited = _waited()
-        begun = time.perf_counter()
+        begun = watch.clock()
         audio = read_all(self.engine, [Request("timed", text, seed=1)])
-        seconds = time.perf_counter() - begun
-        assert self._watch.first is not None
-        parts = {TOKENS: self._watch.first - begun}
-        parts |= {name: self._watch.spent.get(name, 0.0) for name in self._stages}
+        seconds = watch.clock() - begun
+        parts = {TOKENS: sum(span.seconds for span in watch.phases if span.name == "encode")}
+        parts |= dict.fromkeys(self._names.values(), 0.0)
+        calls: dict[str, int] = {}
+        for span in watch.stages:
+            name = self._names[span.name]
+            parts[name] += span.seconds
+            calls[name] = calls.get(name, 0) + 1
         parts[ENGINE] = seconds - sum(parts.values())
-        return Reading(seconds, parts, dict(self._watch.calls), audio, _waited() - waited)
+        steps = tuple((span.prefix, span.seconds) for span in watch.stages if self._names[span.name] == DECODE)
+        return Reading(seconds, parts, calls, audio, _waited() - waited, steps)
 
 
 def _waited() -> float:
@@ -97,16 +147,21 @@ def _waited() -> float:
 
 def read_all(engine: Engine, requests: Sequence[Request]) -> float:
     """Speaks the requests together; seconds of audio. Raises VivaceError if one of them fails."""
+    return sum(event.audio.seconds for event in events(engine, requests) if event.audio is not None)
+
+
+def events(
+    engine: Engine, requests: Sequence[Request], step: Callable[[], Sequence[Event]] | None = None
+) -> Iterator[Event]:
+    """What comes of speaking the requests together; `step` may stand around the engine's own. Raises VivaceError if
+    one of them fails."""
     for request in requests:
         engine.add(request)
-    audio = 0.0
     while not engine.idle:
-        for event in engine.step():
+        for event in (step or engine.step)():
             if event.reason == "error":
                 raise VivaceError(event.error)
-            if event.audio is not None:
-                audio += event.audio.seconds
-    return audio
+            yield event
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:

@@ -44,7 +44,6 @@ class Layer(nn.Module):
         self.self_attn = Attention(s.width, s.heads)
         self.linear1, self.linear2 = nn.Linear(s.width, s.hidden), nn.Linear(s.hidden, s.width)
         self.norm1, self.norm2 = nn.LayerNorm(s.width), nn.LayerNorm(s.width)
-        self.dropout = nn.Dropout(s.dropout)
         if decoder:
             self.multihead_attn = Attention(s.width, s.heads, s.seen)
             self.norm3 = nn.LayerNorm(s.width)
@@ -58,13 +57,13 @@ class Layer(nn.Module):
         offsets: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         y = self.norm1(x)
-        x = x + self.dropout(self.self_attn(y, y, bias, turn))
+        x = x + self.self_attn(y, y, bias, turn)
         if memory is not None and offsets is not None:
             index, shut = offsets
-            likes = self.multihead_attn.offset_bias[index].permute(0, 3, 1, 2) + shut
-            x = x + self.dropout(self.multihead_attn(self.norm2(x), memory, likes, None))
+            likes = F.embedding(index, self.multihead_attn.offset_bias).permute(0, 3, 1, 2) + shut
+            x = x + self.multihead_attn(self.norm2(x), memory, likes, None)
         y = (self.norm3 if memory is not None else self.norm2)(x)
-        return x + self.dropout(self.linear2(F.gelu(self.linear1(y))))
+        return x + self.linear2(F.gelu(self.linear1(y)))
 
 
 class Stack(nn.Module):

@@ -15,23 +15,28 @@ from vivace.core import machine, registry
 from vivace.core.bundle import Bundle
 from vivace.core.contracts import Progress
 from vivace.core.errors import UsageError
-from vivace.core.report import Better, Measurement, Report
+from vivace.core.report import Report
 from vivace.core.speech import Request
 from vivace.core.stage import RuntimeOptions, Session, Stage
 from vivace.engine.engine import Engine
-from vivace.workflows import _bottlenecks, _operators
+from vivace.workflows import _bottlenecks, _decode, _operators
 from vivace.workflows import texts as sentences
-from vivace.workflows._batching import time_batches
+from vivace.workflows._batching import PATIENCE, time_batches
 from vivace.workflows._ceiling import Ceiling, ceiling
 from vivace.workflows._macs import CountingSession, Work, total
 from vivace.workflows._memory import peak_memory
+from vivace.workflows._profile_figures import measurements
 from vivace.workflows._profile_plots import plot
 from vivace.workflows._roofline import assess, whole
-from vivace.workflows._stopwatch import ENGINE, TOKENS, Reading, Timed, interval, read_all
+from vivace.workflows._stopwatch import ENGINE, TOKENS, Reading, Timed, interval, loop_stage, part_names, read_all
+from vivace.workflows._timeline import write_timeline
 
-__all__ = ["plot", "profile"]
+__all__ = ["plot", "profile", "write_timeline"]
 
 LOADS = 3
+BATCHES, STEP_BATCHES = (1, 2, 4, 8), (1, 4, 16, 32)  # the second of a model that makes frames step by step
+COUNTED = 24  # runs of a stage that runs once for each frame whose operations are counted, evenly spread
+SLOW = 5.0  # seconds of a reading: from here on, its operators are traced once instead of three times
 BUSY = 0.05  # of the time spent waiting for a core: from here on the figures say more about the neighbours
 
 
@@ -40,7 +45,7 @@ def profile(
     *,
     threads: int = 1,
     texts: Mapping[str, str] | None = None,
-    batches: Sequence[int] = (1, 2, 4, 8),
+    batches: Sequence[int] | None = None,
     runs: int = 7,
     progress: Progress = lambda message, share: None,
     cache: Path | None = None,
@@ -48,9 +53,12 @@ def profile(
     """Measures the bundle part by part; `details` holds the whole breakdown (docs/profile.md names its fields).
 
     `texts` by name, the built-in ones if None; the parts are those of the one named "medium", or of middle length.
+    `batches` None means BATCHES, or STEP_BATCHES for a model that makes its frames step by step.
     `threads` 0 means all cores. `cache` is the folder in which the machine's ceiling is kept (see _ceiling).
     Raises UsageError for impossible arguments, VivaceError if a text cannot be spoken.
     """
+    loop = loop_stage(bundle)
+    batches = (STEP_BATCHES if loop else BATCHES) if batches is None else sorted(set(batches))
     if runs < 1 or threads < 0 or not batches or min(batches) < 1:
         raise UsageError("runs and every batch must be at least 1, threads at least 0")
     if texts is not None and not texts:
@@ -64,17 +72,27 @@ def profile(
     loads = _load_times(bundle, threads)
     readings = _read(bundle, threads, said, runs, _part(progress, 0.1, 0.4))
     progress("counting operations", 0.4)
-    work, renamed = _count(bundle, said[middle])
+    every = {stage.name: _every(bundle, stage, readings[middle][0]) for stage in bundle.stages}
+    work, renamed = _count(bundle, said[middle], every)
     progress("tracing operators", 0.5)
-    operators = _operators.trace(bundle, threads, said[middle], work, renamed)
-    batching = time_batches(bundle, threads, said[middle], sorted(set(batches)), runs, _part(progress, 0.55, 0.95))
-    progress("measuring memory", 0.95)
+    traced = {"runs": 1} if readings[middle][0].seconds > SLOW else {}
+    operators = _operators.trace(bundle, threads, said[middle], work, renamed, every, **traced)
+    asked = {middle: said[middle]} if loop is None else {name: said[name] for name in _three(list(said), middle)}
+    together = {}
+    for k, (name, text) in enumerate(asked.items()):
+        stretch = _part(progress, 0.55 + 0.35 * k / len(asked), 0.55 + 0.35 * (k + 1) / len(asked))
+        together[name] = time_batches(bundle, threads, text, batches, runs, stretch)
+    progress("measuring memory", 0.9)
     loaded, peak = peak_memory(bundle, list(said.values())[-1], threads)
+    if loop:
+        for row in together[middle]["rows"]:
+            row["peak_mb"] = peak_memory(bundle, said[middle], threads, row["batch"])[1]
 
-    parts = _parts(bundle, readings[middle], work, roof)
+    parts = _parts(bundle, readings[middle], work, roof, every)
     if any((part.get("compute_share") or 0.0) > 1.0 for part in parts):  # a ceiling that is beaten is none
         roof = ceiling(threads, cache, fresh=True, progress=progress)
-        parts = _parts(bundle, readings[middle], work, roof)
+        parts = _parts(bundle, readings[middle], work, roof, every)
+    decode = _decode.summary(bundle, loop, readings[middle], together, said) if loop else None
     lengths = [_length(name, said[name], readings[name]) for name in said]
     details: dict[str, Any] = {
         "text": {"name": middle, "characters": len(said[middle]), "audio_seconds": readings[middle][0].audio},
@@ -83,11 +101,12 @@ def profile(
         "whole": whole(parts),
         "ceiling": asdict(roof),
         "operators": operators,
-        "bottlenecks": _bottlenecks.sentences(parts, operators, roof),
-        "notes": _notes(bundle, parts, operators),
+        "bottlenecks": _bottlenecks.sentences(parts, operators, roof, decode),
+        "decode": decode,
+        "notes": _notes(bundle, parts, operators) + _patience(together, readings, runs),
         "lengths": lengths,
-        "batches": batching["rows"],
-        "batching": batching["verdict"],
+        "batches": together[middle]["rows"],
+        "batching": together[middle]["verdict"],
         "load_s": loads,
         "memory_mb": {"loaded": loaded, "peak": peak, "characters": len(list(said.values())[-1])},
     }
@@ -99,10 +118,10 @@ def profile(
     progress("done", 1.0)
     return Report(
         "profile",
-        _measurements(details, threads),
+        measurements(details, threads),
         bundles={"bundle": bundle.digest},
         machine=machine.describe(),
-        settings={"name": bundle.name, "threads": threads, "runs": runs, "batches": sorted(set(batches))},
+        settings={"name": bundle.name, "threads": threads, "runs": runs, "batches": list(batches)},
         details=details,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -143,20 +162,34 @@ def _load_times(bundle: Bundle, threads: int) -> list[float]:
 def _read(
     bundle: Bundle, threads: int, said: Mapping[str, str], runs: int, progress: Progress
 ) -> dict[str, list[Reading]]:
-    """`runs` readings of every text, text after text in each round, so that a slow moment hits no text alone."""
+    """`runs` readings of every text, text after text in each round, so that a slow moment hits no text alone.
+    No round begins after PATIENCE; where the first, which else warms up, takes so long, its readings are all."""
     readings: dict[str, list[Reading]] = {name: [] for name in said}
     timed = Timed(bundle, threads)
     with timed.engine:
-        for k in range(runs + 1):  # the first round warms up
+        begun = time.perf_counter()
+        for k in range(runs + 1):
+            if k and time.perf_counter() - begun > PATIENCE:
+                break
             for name, text in said.items():
-                reading = timed.read(text)
-                if k:
-                    readings[name].append(reading)
+                readings[name].append(timed.read(text))
             progress(f"timing, round {k}/{runs}", k / runs)
-    return readings
+    return {name: every[1:] or every for name, every in readings.items()}
 
 
-def _count(bundle: Bundle, text: str) -> tuple[dict[str, dict[str, Work]], dict[str, str]]:
+def _every(bundle: Bundle, stage: Stage, reading: Reading) -> int:
+    """Of how many runs of the stage one is counted and traced."""
+    if stage.loop != "frame":
+        return 1
+    return max(1, reading.calls.get(part_names(bundle)[stage.name], 0) // COUNTED)
+
+
+def _three(names: Sequence[str], middle: str) -> list[str]:
+    """The shortest text, the middle one and the longest."""
+    return list(dict.fromkeys((names[0], middle, names[-1])))
+
+
+def _count(bundle: Bundle, text: str, every: Mapping[str, int]) -> tuple[dict[str, dict[str, Work]], dict[str, str]]:
     """What one reading computes: work by node, by stage; and the names that nodes may have in a trace. Stages that
     are no ONNX file have none."""
     counters: dict[str, CountingSession] = {}
@@ -164,7 +197,7 @@ def _count(bundle: Bundle, text: str) -> tuple[dict[str, dict[str, Work]], dict[
     def wrap(stage: Stage, session: Session) -> Session:
         if not stage.file.endswith(".onnx"):
             return session
-        counters[stage.name] = CountingSession(session, bundle.file(stage.file))
+        counters[stage.name] = CountingSession(session, bundle.file(stage.file), every[stage.name])
         return counters[stage.name]
 
     with Engine(bundle, RuntimeOptions(threads=machine.cores()), wrap=wrap) as engine:
@@ -174,24 +207,29 @@ def _count(bundle: Bundle, text: str) -> tuple[dict[str, dict[str, Work]], dict[
 
 
 def _parts(
-    bundle: Bundle, readings: Sequence[Reading], work: Mapping[str, Mapping[str, Work]], roof: Ceiling
+    bundle: Bundle,
+    readings: Sequence[Reading],
+    work: Mapping[str, Mapping[str, Work]],
+    roof: Ceiling,
+    every: Mapping[str, int],
 ) -> list[dict[str, Any]]:
     """One row for each part, in the order of the road. Shares are of the sum of the medians, so they add up to 1."""
     medians = {name: 1000 * statistics.median(r.parts[name] for r in readings) for name in readings[0].parts}
     together = sum(medians.values())
-    audio = readings[0].audio
+    audio, names = readings[0].audio, part_names(bundle)
     rows: list[dict[str, Any]] = [{"name": TOKENS, "kind": "text"}]
     for stage in bundle.stages:
         row: dict[str, Any] = {
-            "name": stage.name,
+            "name": names[stage.name],
             "kind": "stage",
+            "stage": stage.name,
             "runtime": stage.runtime,
             "precision": stage.precision,
         }
-        row["calls"] = readings[0].calls.get(stage.name, 0)
-        if stage.name in work and medians[stage.name] > 0:
+        row["calls"], row["counted_every"] = readings[0].calls.get(row["name"], 0), every[stage.name]
+        if stage.name in work and medians[row["name"]] > 0:
             done = _as_run(work[stage.name], stage)
-            row |= assess(medians[stage.name], together, done, roof)
+            row |= assess(medians[row["name"]], together, done, roof)
             row["macs_per_audio_second"] = done.total_macs / audio
         rows.append(row)
     rows.append({"name": ENGINE, "kind": "engine"})
@@ -247,6 +285,22 @@ def _notes(bundle: Bundle, parts: Sequence[Mapping[str, Any]], operators: Mappin
     return notes
 
 
+def _patience(
+    together: Mapping[str, Mapping[str, Any]], readings: Mapping[str, Sequence[Reading]], runs: int
+) -> list[str]:
+    """What was not measured because it would have taken too long."""
+    notes = [
+        f"{name} text: {' and '.join(map(str, found['left_out']))} texts together were left out, because a round of them"
+        f" would take more than {PATIENCE:.0f} s."
+        for name, found in together.items()
+        if found["left_out"]
+    ]
+    least = min(len(each) for each in readings.values())
+    if least < runs:
+        notes.append(f"Each text was read {least} times instead of {runs}: that took {PATIENCE:.0f} s already.")
+    return notes
+
+
 def _length(name: str, text: str, readings: Sequence[Reading]) -> dict[str, Any]:
     taken = _ms([reading.seconds for reading in readings])
     audio = readings[0].audio
@@ -263,40 +317,3 @@ def _length(name: str, text: str, readings: Sequence[Reading]) -> dict[str, Any]
 def _ms(seconds: Sequence[float]) -> dict[str, Any]:
     found = interval([1000 * s for s in seconds])
     return {"ms": found.pop("value"), **found}
-
-
-def _measurements(details: Mapping[str, Any], threads: int) -> tuple[Measurement, ...]:
-    """The figures of `details` that can be compared between reports."""
-    found = []
-
-    def add(name: str, value: float | None, unit: str, better: Better, scope: str, row: Mapping[str, Any] = {}) -> None:
-        if value is not None:
-            bounds = (row.get("n", 1), row.get("low"), row.get("high"))
-            found.append(Measurement(name, value, unit, better, *bounds, scope))
-
-    on = f"{threads} thread{'s' if threads > 1 else ''}"
-    text = f"{details['text']['name']} text, {on}"
-    for row in details["parts"]:
-        add(f"time/{row['name']}", row["ms"], "ms", "down", text, row)
-        add(f"share/{row['name']}", 100 * row["share"], "%", "none", text)
-        add(f"ceiling_share/{row['name']}", _percent(row.get("ceiling_share")), "%", "up", text)
-        add(f"macs/{row['name']}", row.get("macs_per_audio_second"), "MAC per audio second", "down", text)
-    add("floor", details["whole"]["floor_ms"], "ms", "down", text)
-    add("ceiling_share/whole", _percent(details["whole"]["ceiling_share"]), "%", "up", text)
-    for row in details["lengths"]:
-        scope = f"{row['text']} text ({row['characters']} characters), {on}"
-        add("latency_p50", row["ms"], "ms", "down", scope, row)
-        add("rtf", row["rtf"], "", "down", scope)
-    for row in details["batches"]:
-        add("throughput", row["throughput"], "audio s/s", "up", f"batch {row['batch']}, {on}")
-    for precision, rate in details["ceiling"]["gmacs"].items():
-        add(f"peak/{precision}", rate, "GMAC/s", "none", on)
-    add("peak/memory", details["ceiling"]["gbytes"], "GB/s", "none", on)
-    add("load", statistics.median(details["load_s"]), "s", "down", on, {"n": len(details["load_s"])})
-    add("memory_loaded", details["memory_mb"]["loaded"], "MB", "down", "after load")
-    add("memory_peak", details["memory_mb"]["peak"], "MB", "down", f"{details['memory_mb']['characters']} characters")
-    return tuple(found)
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
