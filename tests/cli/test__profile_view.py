@@ -29,6 +29,7 @@ def report(operators):
             | {"ms": 700.0, "low": 690.0, "high": 712.0},
         ],
         "batches": [{"batch": 1, "ms": 100.0, "throughput": 20.0, "gain": {"value": 1.0}}],
+        "decode": None,
         "batching": "Batching does not pay: at best ...",
         "load_s": [0.5, 0.6, 0.4],
         "memory_mb": {"loaded": 240.0, "peak": 600.0, "characters": 250},

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vivace.core.report import Report
+from vivace.workflows._prefix import figures
 
 NODES = 10
 TYPES = 4
+NAME = 11  # characters: longer words of a left column may break
 NONE = "-"
 
 Json = Mapping[str, Any]
@@ -25,7 +27,7 @@ def render_table(report: Report) -> list[Any]:
         _parts(f"Time by part: {taken}\n{on}, {report.settings['runs']} runs", found["parts"], found["whole"]),
         *_operators(found["operators"]),
         _lengths(found["lengths"]),
-        _batches(found["batches"]),
+        *([_steps(found["decode"]), _together(found["decode"])] if found["decode"] else [_batches(found["batches"])]),
         _text(found["batching"]),
         _text(_facts(found)),
         *_floor(found["whole"]),
@@ -127,6 +129,41 @@ def _batches(batches: Sequence[Json]) -> Any:
     return _table("Texts together", ("batch", "ms", "audio s per s", f"times {batches[0]['batch']}"), rows, left=0)
 
 
+def _steps(decode: Json) -> Any:
+    rows = [
+        (
+            f"{row['frames']:.0f}",
+            f"{row['steps']}",
+            f"{row['ms']:.2f}",
+            NONE if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}",
+        )
+        for row in decode["by_prefix"]
+    ]
+    grows = f"grows by {figures(decode['ms_per_100_frames'])} ms every 100 frames"
+    title = f"A step of decode ({decode['stage']}) against the frames before it: {grows}"
+    return _table(title, ("frames before", "steps", "ms a step", "95% interval"), rows, left=0)
+
+
+def _together(decode: Json) -> Any:
+    """The memory of a batch is measured on one text only."""
+    columns = ("text", "at once", "p50 ms", "audio s per s", "steps/s", "frames/s", "RTF")
+    rows = [
+        (
+            row["text"],
+            f"{row['batch']}",
+            f"{row['latency_p50_ms']:,.0f}",
+            f"{row['throughput']:.2f}",
+            f"{row['steps_per_second']:,.0f}",
+            f"{row['frames_per_second']:,.0f}",
+            f"{row['rtf']:.3f}",
+            f"{row['cache_mb_per_text']:.1f}",
+            _number(row.get("peak_mb"), "{:,.0f}"),
+        )
+        for row in decode["batches"]
+    ]
+    return _table("Many texts at once", (*columns, "cache MB a text", "peak MB"), rows)
+
+
 def _facts(found: Json) -> str:
     memory, roof = found["memory_mb"], found["ceiling"]
     peaks = ", ".join(f"{precision} {rate:,.0f} GMAC/s" for precision, rate in roof["gmacs"].items())
@@ -161,7 +198,8 @@ def _table(
     for k, column in enumerate(columns):
         cells = [row[k] for row in rows]
         # On a narrow screen headings and words break at spaces, figures and single words never.
-        words = [*column.split(), *(cells if k >= left else ())]
+        names = [word for cell in cells for word in cell.split() if len(word) <= NAME]
+        words = [*column.split(), *(cells if k >= left else names)]
         drawn.add_column(
             column, justify="left" if k < left else "right", overflow="fold", min_width=max(map(len, words))
         )

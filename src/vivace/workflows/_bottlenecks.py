@@ -7,6 +7,7 @@ from typing import Any
 
 from vivace.workflows._ceiling import Ceiling
 from vivace.workflows._macs import MULTIPLYING
+from vivace.workflows._prefix import figures
 from vivace.workflows._stopwatch import DECODE, ENGINE, TOKENS
 
 TOP = 3
@@ -40,18 +41,13 @@ def _why(part: Json, view: Json | None, ceiling: Ceiling, decode: Json | None) -
         return f"; {OTHERS[part['name']]}"
     if part["name"] != DECODE or not decode:
         return f"; {_stage(part, view, ceiling)}"
-    steps = f", {part['ms'] / part['calls']:.1f} ms a step"
-    grows = f"{decode['ms_per_100_frames']:.{_digits(decode['ms_per_100_frames'])}f} ms every 100 frames"
+    steps = f", {figures(part['ms'] / part['calls'])} ms a step"
+    grows = f"{figures(decode['ms_per_100_frames'])} ms every 100 frames"
     if not decode["rises"]:
-        return f"{steps} wherever it is ({grows}); {_stage(part, view, ceiling)}"
+        return f"{steps}, grows by no more than {grows}; {_stage(part, view, ceiling)}"
     if decode["pass"]:
         return f"{steps}, grows by {grows}: use {decode['pass']}"
     return f"{steps}, grows by {grows} (each step attends to all before it); {_stage(part, view, ceiling)}"
-
-
-def _digits(value: float) -> int:
-    """Decimal places that show two figures of a small number, and one of others."""
-    return 1 if abs(value) >= 1 else 2
 
 
 def _stage(part: Json, view: Json | None, ceiling: Ceiling) -> str:

@@ -1,4 +1,5 @@
-"""The profile as one picture: time by part, latency against length, throughput against batch, roofline."""
+"""The profile as one picture: time by part, latency against length, throughput against batch, roofline; and of a model
+that makes its frames step by step, a step's time against the frames before it, and latency against throughput."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from typing import Any
 from vivace.core.bundle import atomic_file
 from vivace.core.errors import UsageError
 from vivace.core.report import Report
+from vivace.workflows._prefix import figures
 from vivace.workflows._report_plots import GRID, INK, MUTED, PALETTE, axes, figure, plain, svg
+from vivace.workflows._stopwatch import DECODE
 
 ALT = "Time by part, latency against text length, throughput against batch size, and roofline; figures in the report"
 MARKERS = "osD^vPX"
@@ -82,15 +85,20 @@ def _page(report: Report, picture: str) -> str:
 
 
 def draw(found: Json) -> Any:
-    """A matplotlib figure with the four panels, from the details of a profile."""
-    made = figure(10.8, 8.2)
+    """A matplotlib figure with the four panels, or six, from the details of a profile."""
+    decode = found["decode"]
+    lines = 3 if decode else 2
+    made = figure(10.8, 4.1 * lines)
     made.get_layout_engine().set(w_pad=0.16, h_pad=0.16)
     colours = {part["name"]: PALETTE[k % len(PALETTE)] for k, part in enumerate(found["parts"][1:-1])}
     colours |= {found["parts"][0]["name"]: PALETTE[4], found["parts"][-1]["name"]: PALETTE[6]}
-    _shares(axes(made, 2, 2, 1, grid="x"), found["parts"], colours)
-    _lengths(axes(made, 2, 2, 2), found["lengths"], colours)
-    _batches(axes(made, 2, 2, 3, grid="y"), found["batches"])
-    _roofline(axes(made, 2, 2, 4), found["parts"], found["ceiling"], colours)
+    _shares(axes(made, lines, 2, 1, grid="x"), found["parts"], colours)
+    _lengths(axes(made, lines, 2, 2), found["lengths"], colours)
+    _batches(axes(made, lines, 2, 3, grid="y"), found["batches"])
+    _roofline(axes(made, lines, 2, 4), found["parts"], found["ceiling"], colours)
+    if decode:
+        _steps(axes(made, lines, 2, 5), decode, colours[DECODE])
+        _serving(axes(made, lines, 2, 6), decode["batches"])
     return made
 
 
@@ -161,6 +169,43 @@ def _batches(ax: Any, batches: Sequence[Json]) -> None:
     ax.set_xlim(-0.7, len(batches) - 0.3)
     ax.set_ylim(0, max(values) * 1.22)
     _title(ax, "Throughput against batch size", "texts together", "seconds of audio per second")
+
+
+def _steps(ax: Any, decode: Json, colour: str) -> None:
+    """Where the line rises, every step pays for all frames before it."""
+    rows = decode["by_prefix"]
+    x, y = [row["frames"] for row in rows], [row["ms"] for row in rows]
+    if rows[0]["low"] is not None:
+        ax.fill_between(x, [row["low"] for row in rows], [row["high"] for row in rows], color=colour, alpha=0.2, lw=0)
+    ax.plot(x, y, color=colour, linewidth=1.6, marker="o", markersize=4)
+    line = [decode["ms_at_start"], decode["ms_at_end"]]
+    ax.plot([0, decode["frames"]], line, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    ax.annotate(
+        f"grows by {figures(decode['ms_per_100_frames'])} ms every 100 frames", (0.02, 0.95),
+        xycoords="axes fraction", va="top", fontsize=9, color=INK,
+    )  # fmt: skip
+    highest = max([*y, *line, *(row["high"] or 0 for row in rows)])
+    ax.set_xlim(0, max(x) * 1.04 or 1)
+    ax.set_ylim(0, highest * 1.22)
+    _title(ax, "A step of decode against the frames before it", "frames before", "ms a step")
+
+
+def _serving(ax: Any, batches: Sequence[Json]) -> None:
+    """A line for each text; its points are the numbers of texts at once."""
+    names = list(dict.fromkeys(row["text"] for row in batches))
+    for k, name in enumerate(names):
+        rows = [row for row in batches if row["text"] == name]
+        x, y = [row["throughput"] for row in rows], [row["latency_p50_ms"] / 1000 for row in rows]
+        ax.plot(
+            x, y, color=PALETTE[k % len(PALETTE)], linewidth=1.4, marker=MARKERS[k % len(MARKERS)], markersize=5,
+            label=f"{plain(name)} ({rows[0]['characters']} characters)",
+        )  # fmt: skip
+        for row, *at in zip(rows, x, y, strict=True):
+            ax.annotate(str(row["batch"]), at, (5, -11), textcoords="offset points", fontsize=8.5, color=MUTED)
+    ax.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=INK)
+    ax.set_xlim(0, max(row["throughput"] for row in batches) * 1.12)
+    ax.set_ylim(0, max(row["latency_p50_ms"] for row in batches) / 1000 * 1.3)
+    _title(ax, "Latency against throughput (numbers: texts at once)", "seconds of audio per second", "s, median")
 
 
 def _roofline(ax: Any, parts: Sequence[Json], ceiling: Json, colours: Mapping[str, str]) -> None:

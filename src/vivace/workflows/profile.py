@@ -290,8 +290,8 @@ def _patience(
 ) -> list[str]:
     """What was not measured because it would have taken too long."""
     notes = [
-        f"{name} text: {' and '.join(map(str, found['left_out']))} texts together were left out, because a round of them"
-        f" would take more than {PATIENCE:.0f} s."
+        f"{name} text: {' and '.join(map(str, found['left_out']))} texts together were left out, because a round of"
+        f" them would take more than {PATIENCE:.0f} s."
         for name, found in together.items()
         if found["left_out"]
     ]
