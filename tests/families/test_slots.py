@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivace.core.speech import Request, Row
-from vivace.families._slots import BLOCK, Slots, Spec
+from vivace.core.stage import Stage, TensorSpec
+from vivace.families._slots import BLOCK, Slots, Spec, kept
 
 SPECS = {"key": Spec((2, 3, 1), 2), "value": Spec((2, 1, 3), 1)}
 
@@ -64,3 +65,28 @@ def test_leaving_twice_is_no_error() -> None:
     slots.give_back(mine)
     slots.give_back(mine)
     assert len(slots) == 0
+
+
+def test_slots_are_as_wide_as_the_step_says() -> None:
+    inputs = {
+        "place": TensorSpec("int64", ("batch", 1)),
+        "cache_bias": TensorSpec("float32", ("batch", 1, 1, "room")),
+        "key.0": TensorSpec("int8", ("batch", 2, 3, "room")),
+        "key.0.scale": TensorSpec("float32", ("batch", 2, 1, "room")),
+        "value.0": TensorSpec("float16", ("batch", 2, "room", 3)),
+    }
+    step = Stage("step", "s", inputs=inputs, outputs={f"new.{name}": inputs[name] for name in list(inputs)[2:]})
+    specs = kept(step)
+    assert specs == {
+        "key.0": Spec((2, 3, 1), 2, "int8"),
+        "key.0.scale": Spec((2, 1, 1), 2),
+        "value.0": Spec((2, 1, 3), 1, "float16"),
+    }
+    assert [spec.bytes for spec in specs.values()] == [6, 8, 12]
+    slots = Slots(specs)
+    slots.take(row(1))
+    slots.reserve(1)
+    assert slots.bytes == BLOCK * (6 + 8 + 12)
+    assert {name: array.dtype.name for name, array in slots.view([0]).items()} == {
+        name: spec.dtype for name, spec in specs.items()
+    }

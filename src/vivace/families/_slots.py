@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vivace.core.speech import Row
-from vivace.core.stage import Array
+from vivace.core.stage import Array, Stage
 
 BLOCK = 64  # positions by which room grows
 
@@ -23,6 +23,12 @@ class Spec:
 
     shape: tuple[int, ...]
     axis: int
+    dtype: str = "float32"
+
+    @property
+    def bytes(self) -> int:
+        """Of one position."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     def whole(self, slots: int, room: int) -> tuple[int, ...]:
         return (slots, *self.shape[: self.axis], room, *self.shape[self.axis + 1 :])
@@ -30,6 +36,17 @@ class Spec:
     def part(self, start: int, stop: int) -> tuple[slice, ...]:
         """What of one slot's array holds these positions."""
         return (*(slice(None),) * self.axis, slice(start, stop))
+
+
+def kept(step: Stage) -> dict[str, Spec]:
+    """What a step takes of all positions before it (the axis named "room") and gives of its own as "new." + name."""
+    found = {}
+    for name, tensor in step.inputs.items():
+        if f"new.{name}" in step.outputs:
+            axis = tensor.shape.index("room") - 1
+            shape = tuple(1 if size == "room" else int(size) for size in tensor.shape[1:])
+            found[name] = Spec(shape, axis, tensor.dtype)
+    return found
 
 
 class Slots:
@@ -113,7 +130,7 @@ class Slots:
         """New arrays of that size, with what is in use."""
         old = self._arrays
         self._slots, self._room = slots, room
-        self._arrays = {name: np.zeros(spec.whole(slots, room), np.float32) for name, spec in self._specs.items()}
+        self._arrays = {name: np.zeros(spec.whole(slots, room), spec.dtype) for name, spec in self._specs.items()}
         for name, spec in self._specs.items():
             for k, used in enumerate(self._used):
                 self._arrays[name][k][spec.part(0, used)] = old[name][k][spec.part(0, used)]

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 
 from vivace.core.speech import Request, Row
-from vivace.core.stage import Array
 from vivace.families import _transformer_graph as graph
 from vivace.families._graph_builder import Plain
+from vivace.families._slots import Spec
 from vivace.families._transformer_text import ReadText, Text, WholeText, bias
 
 STEPS, TOKENS = 24, 12
 
 
-def difference(shape: graph.Shape, models: Mapping[str, Any], steps: int = STEPS) -> float:
+def difference(shape: graph.Shape, models: Mapping[str, Any], specs: Mapping[str, Spec], steps: int = STEPS) -> float:
     """The largest difference between the frames that the step and the prefix make of the same frames before, in
-    standard deviations of the frames. Two rows with texts of different lengths, as in a batch."""
+    standard deviations of the frames. Two rows with texts of different lengths, as in a batch. `specs` is what the step
+    keeps."""
     sessions = {name: Plain(model) for name, model in models.items()}
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, shape.tokens, (2, TOKENS))
@@ -32,11 +33,7 @@ def difference(shape: graph.Shape, models: Mapping[str, Any], steps: int = STEPS
     text.read(rows, sessions[graph.ENCODER].run(read | {"length_scale": np.ones((2, 1, 1), np.float32)}))
     before = rng.standard_normal((2, steps, shape.outputs)).astype(np.float32)
     before[:, 0] = 0
-    cache: dict[str, Array] = {}
-    for k in range(shape.decoder_layers):
-        key, value = graph.cache_names(k)
-        cache[key] = np.zeros((2, shape.heads, shape.head, steps), np.float32)
-        cache[value] = np.zeros((2, shape.heads, steps, shape.head), np.float32)
+    cache = {name: np.zeros(spec.whole(2, steps), spec.dtype) for name, spec in specs.items()}
     worst, seen = 0.0, []
     for step in range(steps):
         for row in rows:
@@ -48,10 +45,8 @@ def difference(shape: graph.Shape, models: Mapping[str, Any], steps: int = STEPS
         if shape.window:
             open_[..., : max(0, step - shape.window + 1)] = graph.FORBIDDEN
         made = sessions[graph.STEP].run({**text.for_step(rows), **cache, **last, "cache_bias": open_})
-        for k in range(shape.decoder_layers):
-            key, value = graph.cache_names(k)
-            cache[key][..., step : step + 1] = made[f"new.{key}"]
-            cache[value][:, :, step : step + 1] = made[f"new.{value}"]
+        for name, spec in specs.items():
+            cache[name][(slice(None), *spec.part(step, step + 1))] = made[f"new.{name}"]
         worst = max(worst, float(np.abs(made["frames"][:, 0] - whole).max()))
         seen.append(whole)
     return worst / max(float(np.std(seen)), 1e-9)

@@ -24,8 +24,9 @@ from vivace.core.stage import Array, Session, Stage, TensorSpec
 from vivace.families import _transformer_config as files
 from vivace.families import _transformer_graph as graph
 from vivace.families import _transformer_vocoder as vocoder
+from vivace.families._kept import narrowed
 from vivace.families._receptive_field import receptive_field
-from vivace.families._slots import Slots, Spec
+from vivace.families._slots import Slots, kept
 from vivace.families._transformer_proof import difference
 from vivace.families._transformer_text import ReadText, Text, WholeText, bias
 from vivace.families._vits_windows import windows
@@ -93,9 +94,10 @@ def export(bundle: Bundle, out: Path) -> list[Path]:
     return list(written)
 
 
-def cached(bundle: Bundle) -> tuple[str, Stage, bytes, float]:
+def cached(bundle: Bundle, precision: str = "fp32") -> tuple[str, Stage, bytes, float]:
     """For `kv_cache`: the stage that a cached step takes the place of, the step as a stage and as a file, and how far
-    its frames are from full recomputation (see _transformer_proof). Raises UsageError if there is nothing to do."""
+    its frames are from full recomputation (see _transformer_proof), where the cache is kept in this precision (see
+    _kept). Raises UsageError if there is nothing to do."""
     import onnx
 
     if any(stage.name == graph.STEP for stage in bundle.stages):
@@ -103,9 +105,12 @@ def cached(bundle: Bundle) -> tuple[str, Stage, bytes, float]:
     shape = _shape(bundle)
     models = {name: onnx.load(str(bundle.file(bundle.stage(name).file))) for name in (graph.ENCODER, graph.PREFIX)}
     # Of a decoder that is not causal too: the difference tells.
-    models[graph.STEP] = graph.build(replace(shape, causal=True), graph.weights_of(shape, models))[graph.STEP]
+    step = graph.build(replace(shape, causal=True), graph.weights_of(shape, models))[graph.STEP]
+    models[graph.STEP] = narrowed(step, precision)
     stage = _stage(graph.STEP, models[graph.STEP], bundle.stage(graph.PREFIX).frame_rate)
-    return graph.PREFIX, stage, models[graph.STEP].SerializeToString(), difference(shape, models)
+    if precision != "fp32":
+        stage = replace(stage, precision=f"{stage.precision}, {precision} cache")
+    return graph.PREFIX, stage, models[graph.STEP].SerializeToString(), difference(shape, models, kept(stage))
 
 
 def open(bundle: Bundle, sessions: Mapping[str, Session]) -> TransformerModel:
@@ -123,12 +128,10 @@ class TransformerModel:
         self._overlap, self._hop, self._most = int(d["overlap"]), int(d["hop"]), int(d["max_steps"])
         stop = float(np.log(d["stop_threshold"] / (1 - d["stop_threshold"])))
         self._text: Text = ReadText(shape, bundle.sample_rate / self._hop) if shape.timed else WholeText(shape, stop)
-        key, value = Spec((shape.heads, shape.head, 1), 2), Spec((shape.heads, 1, shape.head), 1)
-        own = {
-            n: s for k in range(shape.decoder_layers) for n, s in zip(graph.cache_names(k), (key, value), strict=True)
-        }
-        self._cache = Slots(own) if graph.STEP in sessions else None
-        each = 8 * shape.decoder_layers * shape.width * (self._most * (self._cache is not None) + LONGEST_TEXT)
+        own = kept(bundle.stage(graph.STEP)) if graph.STEP in sessions else {}
+        self._cache = Slots(own) if own else None
+        each = self._most * sum(spec.bytes for spec in own.values())
+        each += 8 * shape.decoder_layers * shape.width * LONGEST_TEXT
         self.most_rows = max(1, int(d["kv_mb"]) * 1_000_000 // each)
 
     def encode(self, request: Request) -> Iterator[Array]:

@@ -126,7 +126,7 @@ def _used(graph: Any) -> set[str]:
 
 def precision(model: Any) -> str:
     """A label of how the model computes and, where that differs, how it stores its weights: "fp32", "mixed int8",
-    "int8", "fp32, fp16 weights", ..."""
+    "int8", "fp32, fp16 weights", "fp32, int8 cache", ..."""
     graph = Graph(model)
     integer = floating = 0
     stored = set()
@@ -144,7 +144,18 @@ def precision(model: Any) -> str:
             elif graph.constant(node.input[1]) is not None:
                 floating += 1
     compute = "fp32" if not integer else "mixed int8" if floating else "int8"
-    return f"{compute}, {'/'.join(sorted(stored))} weights" if stored else compute
+    words = [compute, *([f"{'/'.join(sorted(stored))} weights"] if stored else []), *_kept(model.graph)]
+    return ", ".join(words)
+
+
+def _kept(graph: Any) -> list[str]:
+    """Of a step whose cache is narrower than its sums: what it takes as X and gives as "new." + X."""
+    from onnx import TensorProto
+
+    words = {TensorProto.FLOAT16: "fp16 cache", TensorProto.INT8: "int8 cache"}
+    given = {output.name for output in graph.output}
+    kinds = {i.type.tensor_type.elem_type for i in graph.input if f"new.{i.name}" in given}
+    return sorted(words[kind] for kind in kinds & set(words))
 
 
 def _storage(graph: Graph, node: Any) -> str:
