@@ -248,6 +248,15 @@ def test_what_cannot_be_quantized_is_left_alone(tmp_path, context):
         quantized(bundle_of({"text": made}, tmp_path / "p"), tmp_path / "c", context)
 
 
+def test_a_product_with_a_stack_of_matrices_stays_float(tmp_path, context):
+    """ONNX Runtime's integer product rejects a zero point for each column of each."""
+    nodes = [helper.make_node("MatMul", ["x", "stack"], ["y"], name="/stack")]
+    stack = {"stack": weights(np.random.default_rng(6), 1, 4, 48, 6)}
+    made = model(nodes, stack, {"x": [1, 4, "n", 48]}, {"y": [1, 4, "n", 6]})
+    with pytest.raises(UsageError, match="stage text has no Conv, MatMul, Gemm with constant float weights"):
+        quantized(bundle_of({"text": made}, tmp_path / "p"), tmp_path / "c", context)
+
+
 def test_refusals(small, tmp_path, context):
     with pytest.raises(UsageError, match="unknown setting 'percentil'; did you mean 'percentile'"):
         parse(Settings, {"percentil": 99}, "int8_static")

@@ -176,10 +176,17 @@ def test_a_part_that_moves_the_sentences_is_left_in_float(toy: Bundle) -> None:
     assert all(MIDDLE not in choice.int8 for choice, _ in found.tried)
 
 
-def test_a_stage_that_decides_the_length_has_no_parts(toy: Bundle) -> None:
-    found = explored(world(toy, fixed=frozenset({"decoder"})))
-    assert found.costs == []
+def test_a_stage_that_decides_the_length_keeps_its_runtime(toy: Bundle) -> None:
+    fixed = world(toy, fixed=frozenset({"decoder"}))
+    found = explored(fixed)
     assert best(found).ways["decoder"] == EXACT
+    assert {c.part for c in found.costs} == {EARLY, MIDDLE, LATE}  # they are measured, and move nothing
+    assert explored(fixed, "size").costs == []  # it may elsewhere
+
+
+def test_a_part_with_hardly_any_work_is_not_measured(toy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_explore, "SMALL", EARLY.share + 0.01)
+    assert all(part.share > EARLY.share for part in (c.part for c in explored(world(toy)).costs))
 
 
 def test_exact_passes_that_find_nothing_are_left_out(toy: Bundle) -> None:
@@ -272,7 +279,7 @@ def test_the_budget_is_kept(toy: Bundle, minutes: float) -> None:
 
 
 def test_parts_get_about_half_of_the_time(toy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    many = [Part("decoder", f"p{k}", (f"/p{k}/*",), 0.01) for k in range(50)]
+    many = [Part("decoder", f"p{k}", (f"/p{k}/*",), 0.02) for k in range(50)]
     monkeypatch.setattr(_explore, "parts", lambda b, stage, most: many if stage.name == "decoder" else [])
     made = world(
         toy, step=10.0, int8={p: {"minmax": 0.001, "percentile": 0.0} for p in many}, saves=dict.fromkeys(many, 0.01)

@@ -108,7 +108,10 @@ def targets(model: Any, settings: Settings) -> list[str]:
 
 
 def _weighted(graph: _onnx.Graph, node: Any) -> bool:
-    if graph.weight(node) is None or graph.constant(node.input[0]) is not None:
+    weight = graph.weight(node)
+    if weight is None or graph.constant(node.input[0]) is not None:
+        return False
+    if node.op_type == "MatMul" and weight.ndim != 2:  # ONNX Runtime has no integer product with a stack of matrices
         return False
     bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if len(node.input) > 2 and node.input[2] and (bias is None or bias.ndim != 1):

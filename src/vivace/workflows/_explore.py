@@ -29,6 +29,7 @@ NEAR = 1.3  # ways up to this many times slower than the best of a stage stay in
 PARTS_SHARE, TRIALS_SHARE = 0.55, 1.0  # of the budget, until which parts and compositions are measured
 FEW, MANY, SHORT_MINUTES = 4, 8, 4.0  # parts of a stage in a short search, and otherwise
 EQUAL, AS_SMALL = 1.03, 1.05  # times and sizes closer than this are not told apart
+SMALL = 0.02  # share of its stage's work below which a part is not worth measuring
 REPEATS = 12  # proposals in a row that were measured before: the space is exhausted
 STORAGE = ("weights_int8", "weights_fp16", "")
 
@@ -154,7 +155,10 @@ class Explorer:
 
     def _measure_parts(self, native: dict[str, Way]) -> None:
         most = FEW if self._minutes < SHORT_MINUTES else MANY
-        found = [p for s in self._bundle.stages if s.name not in self._fixed for p in parts(self._layouts[""], s, most)]
+        # Other tools' runtimes may round INT8 otherwise, and so make another duration of it.
+        shut = self._fixed if self._objective == "size" else set()
+        found = [p for s in self._bundle.stages if s.name not in shut for p in parts(self._layouts[""], s, most)]
+        found = [p for p in found if p.share >= SMALL]
         for part in found:  # in the order of the graph: what comes early is robust more often
             for method in METHODS:
                 if self._passed > PARTS_SHARE:

@@ -1,7 +1,7 @@
 """What a search may choose for a model, and how a choice is written down as passes.
 
 A stage has a way to run (runtime, precision, layout); its weighted layers form a few parts, each of which may compute
-in INT8. Stages that decide how long the speech is stay in float where they are: a rounding would move durations.
+in INT8. Stages that decide how long the speech is stay in their runtime: bf16 would move durations.
 """
 
 from __future__ import annotations
