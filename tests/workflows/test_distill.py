@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from families import piper_maker  # noqa: E402
 from vivace.core import registry  # noqa: E402
 from vivace.core.bundle import Bundle  # noqa: E402
-from vivace.core.errors import UsageError  # noqa: E402
+from vivace.core.errors import ModelError, UsageError  # noqa: E402
 from vivace.core.speech import Request  # noqa: E402
 from vivace.core.stage import RuntimeOptions  # noqa: E402
 from vivace.engine.engine import Engine, speak  # noqa: E402
@@ -58,7 +58,8 @@ def test_the_student_speaks_what_it_learned(teacher: Bundle, tmp_path: Path) -> 
     shape = small(teacher)
     school = School(shape, lessons_of(teacher), distill._first_layer(teacher), tmp_path / "work")
     school.train(0.02)
-    distill.write_student(teacher, school, tmp_path / "model")
+    distill.write_student(teacher, school, tmp_path / "student")
+    distill.with_vocoder(teacher, tmp_path / "student", tmp_path / "model")
     family = registry.load("families", "transformer_mel")
     bundle = family.import_(tmp_path / "model", tmp_path / "bundle")
     runtime = registry.load("runtimes", "onnxruntime")
@@ -114,5 +115,7 @@ def test_from_the_texts_to_a_bundle(teacher: Bundle, tmp_path: Path) -> None:
     made = distill.distill(teacher, tmp_path / "out", TEXTS, settings, shape=small(teacher), work=tmp_path / "work")
     assert made.family == "transformer_mel"
     assert (tmp_path / "work" / "model" / "model.safetensors").is_file()
+    with pytest.raises(ModelError, match="holds no student"):
+        distill.with_vocoder(teacher, tmp_path, tmp_path / "no")
     with pytest.raises(UsageError, match="minutes"):
         distill.Settings(minutes=0)

@@ -17,6 +17,8 @@ from vivace.core.stage import Array
 from vivace.workflows._student_shape import StudentShape
 from vivace.workflows.import_ import import_model
 
+MEAN, STD = "frames.mean", "frames.std"  # of the teacher's latent: the student's frames are normalized
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -41,7 +43,8 @@ def distill(
     overwrite: bool = False,
     progress: Progress = lambda message, share: None,
 ) -> Bundle:
-    """Lets the teacher speak `texts`, trains the student, and writes it: `out` as a bundle, `work`/model as its folder.
+    """Lets the teacher speak `texts`, trains the student, and writes it: `out` as a bundle, `work`/model as its folder,
+    and `work`/student without the teacher's decoder.
 
     Lessons and checkpoints are kept in `work` (default: beside `out`); the same call goes on from there. Raises
     UsageError for a teacher that is no single-speaker Piper voice, MissingDependency without PyTorch.
@@ -66,13 +69,13 @@ def distill(
     shape = shape or StudentShape(max(ids) + 1, lessons[0].latent.shape[1])
     school = School(shape, lessons, _first_layer(teacher), work, settings.seed)
     school.train(settings.minutes, lambda message, share: progress(message, 0.1 + 0.9 * share))
-    write_student(teacher, school, work / "model")
+    write_student(teacher, school, work / "student")
+    with_vocoder(teacher, work / "student", work / "model")
     return import_model(work / "model", out, overwrite=overwrite)
 
 
 def write_student(teacher: Bundle, school: object, folder: Path) -> None:
-    """The student as a model folder: configuration, weights in half precision, and the teacher's decoder behind it."""
-    import onnx
+    """The student alone: configuration, and weights in half precision."""
     from safetensors.numpy import save_file
 
     from vivace.workflows._lessons import VOICE
@@ -95,10 +98,27 @@ def write_student(teacher: Bundle, school: object, folder: Path) -> None:
     weights = {
         name: value.numpy().astype(np.float16) for name, value in school.mean.items() if not name.startswith("prior.")
     }
+    weights |= {MEAN: school.scale.mean.astype(np.float32), STD: school.scale.std.astype(np.float32)}
     with atomic_folder(folder, overwrite=True) as made:
-        (made / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1), encoding="utf-8")
+        (made / "config.json").write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
         save_file(weights, made / "model.safetensors")
-        onnx.save(_vocoder(teacher, school.scale.mean, school.scale.std), str(made / "vocoder.onnx"))
+
+
+def with_vocoder(teacher: Bundle, student: Path, out: Path) -> None:
+    """The student as a model folder that can be imported: with the teacher's decoder behind it. Raises ModelError for
+    a folder that holds no student."""
+    import onnx
+    from safetensors.numpy import load_file
+
+    try:
+        weights = load_file(student / "model.safetensors")
+        mean, std = weights[MEAN], weights[STD]
+    except Exception as error:
+        raise ModelError(f"{student} holds no student that `vivace distill` made ({error})") from error
+    with atomic_folder(out, overwrite=True) as made:
+        for name in ("config.json", "model.safetensors"):
+            (made / name).write_bytes((student / name).read_bytes())
+        onnx.save(_vocoder(teacher, mean, std), str(made / "vocoder.onnx"))
 
 
 def _vocoder(teacher: Bundle, mean: Array, std: Array) -> object:
