@@ -99,3 +99,43 @@ def test_a_floor_that_is_not_known_is_not_told():
 
 def test_without_a_trace_there_is_no_operator_table():
     assert "slowest nodes" not in printed(report({}))
+
+
+def stepwise():
+    told = report({})
+    told.details["decode"] = {
+        "stage": "step",
+        "ms_per_100_frames": 0.9,
+        "by_prefix": [
+            {"frames": 15.5, "steps": 32, "ms": 2.1, "low": None, "high": None, "n": 1},
+            {"frames": 47.5, "steps": 32, "ms": 2.4, "low": 2.3, "high": 2.51, "n": 6},
+        ],
+        "batches": [
+            {"text": "medium", "characters": 50, "batch": 16, "latency_p50_ms": 1234.5, "throughput": 20.04}
+            | {"steps_per_second": 120.0, "frames_per_second": 1920.0, "rtf": 0.0499, "cache_mb_per_text": 12.34}
+            | {"peak_mb": 612.0},
+        ],
+    }
+    return told
+
+
+def test_a_model_that_makes_frames_step_by_step_has_its_tables():
+    text = " ".join(printed(stepwise()).split())
+    for words in (
+        "A step of decode (step) against the frames before it: grows by 0.90 ms every 100 frames",
+        "16 32 2.10 -",
+        "48 32 2.40 2.30 to 2.51",
+        "medium 16 1,234 20.04 120 1,920 0.050 12.3 612",
+    ):
+        assert words in text, words
+    assert "Texts together" not in text  # the other table has it
+
+
+def test_the_names_of_its_parts_do_not_break_on_a_narrow_screen():
+    told = stepwise()
+    told.details["parts"][1]["name"] = "encode_text"
+    lines = printed(told, width=80).splitlines()
+    (encode,) = [line for line in lines if line.strip().startswith("encode_text ")]
+    assert encode.split()[-1] == "1.18x"
+    assert any(" ".join(line.split()) == "medium 16 1,234 20.04 120 1,920 0.050 12.3 612" for line in lines)
+    assert all(len(line.rstrip()) <= 80 for line in lines)

@@ -16,6 +16,8 @@ import soundfile
 
 from vivace.cli import main as cli
 from vivace.core.errors import EXIT_BUDGET_NOT_MET, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from vivace.workflows import profile
+from vivace.workflows._ceiling import Ceiling
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,20 @@ def test_every_verb_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> No
     told = capsys.readouterr().out
     assert "--json" in told
     assert len(told) > 300
+
+
+def test_a_profile_with_its_trace_and_its_plot(
+    voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(profile, "ceiling", lambda *_, **__: Ceiling({"fp32": 1e6}, 1e6, 1))
+    monkeypatch.setattr(profile, "peak_memory", lambda *_: (50.0, 60.0))
+    trace, plot = tmp_path / "trace.json", tmp_path / "plot.html"
+    words = ["profile", str(voice), "--runs", "1", "--trace", str(trace), "--plot", str(plot)]
+    told = as_json(capsys, *words)
+    assert told["settings"]["batches"] == [1, 2, 4, 8]
+    assert told["details"]["decode"] is None
+    assert json.loads(trace.read_text())["otherData"]["digest"] == told["bundles"]["bundle"]
+    assert "<svg" in plot.read_text()
 
 
 def test_wrong_usage_is_exit_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from families import transformer_maker
 from vivace.core.bundle import Bundle
+from vivace.core.contracts import Context
+from vivace.passes import kv_cache
 from vivace.workflows.import_ import import_model
 
 METRICS = ("duration_ratio", "clipping", "silence", "log_spectral_distance")
@@ -22,6 +27,32 @@ def toy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def toy(toy_file: Path) -> Bundle:
     return import_model(toy_file, toy_file.with_name("bundle"))
+
+
+@pytest.fixture
+def make_toy(tmp_path: Path) -> Callable[..., Bundle]:
+    """A toy voice of one's own, e.g. make_toy(steps=3): one that makes its frames step by step."""
+
+    def make(**fields: Any) -> Bundle:
+        path = tmp_path / "own.json"
+        path.write_text(json.dumps({"toy": 1, "seed": 3, **fields}), encoding="utf-8")
+        return import_model(path, tmp_path / "own")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def slow_steps(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small transformer of 48 frames for each text that computes them all anew in every step."""
+    folder = tmp_path_factory.mktemp("steps")
+    return import_model(transformer_maker.make(folder, max_steps=48, longest=300), folder / "slow")
+
+
+@pytest.fixture(scope="session")
+def fast_steps(slow_steps: Bundle) -> Bundle:
+    """The same with a cache."""
+    settings, context = kv_cache.Settings(), Context(lambda stage: [])
+    return kv_cache.apply(slow_steps, slow_steps.path.with_name("fast"), settings, context)
 
 
 @pytest.fixture

@@ -71,6 +71,28 @@ def test_a_memory_bound_part_wants_less_data():
     assert "faster arithmetic does not" in words
 
 
+def decode(part_ms, growth, *, rises, takes):
+    row = part("decode", part_ms, Work({"fp32": 100 * MS}, 160 * MS)) | {"calls": 5, "stage": "step"}
+    known = {"ms_per_100_frames": growth, "rises": rises, "pass": takes}
+    view = {"types": [{"op": "MatMul", "share": 0.9, "calls": 3.0}, {"op": "Add", "share": 0.1, "calls": 7.0}]}
+    return sentences([row], {"step": view}, ROOF, known)[0]
+
+
+def test_a_step_that_grows_wants_a_cache():
+    words = decode(10.5, 0.9, rises=True, takes="kv_cache")
+    assert words == "decode: 10% of the time (10.5 ms), 2.10 ms a step, grows by 0.90 ms every 100 frames: use kv_cache"
+
+
+def test_a_step_that_grows_although_nothing_can_be_kept():
+    words = decode(10.0, 12.34, rises=True, takes=None)
+    assert "grows by 12.3 ms every 100 frames (each step attends to all before it); 80% of this machine's mem" in words
+
+
+def test_a_step_that_does_not_grow_is_held_against_the_roof():
+    words = decode(10.0, -0.001, rises=False, takes=None)
+    assert "2.00 ms a step, grows by no more than 0.00 ms every 100 frames; 80% of this machine's memory" in words
+
+
 def test_what_is_not_known_is_said():
     assert "no ONNX file" in sentences([part("decoder", 10.0)], {}, ROOF)[0]
     assert "80 GMAC/s in bf16, for which this machine's peak could not be measured" in said(Work({"bf16": 800 * MS}, 1))

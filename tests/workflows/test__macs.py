@@ -203,6 +203,27 @@ def test_runs_add_up_and_reach_the_real_session(tmp_path):
     assert macs(work) == 3 * 2 * 2 * 2 * 4
 
 
+def test_a_sample_of_runs_stands_for_all(tmp_path):
+    """Each longer than the one before, as the steps of a decoder without a cache: the middle ones are the mean."""
+    weights, x = {"w": floats(4, 3)}, ["time", 4]
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    path = tmp_path / "steps.onnx"
+    inputs, outputs = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", x), ("y", None)))
+    constants = [numpy_helper.from_array(v, n) for n, v in weights.items()]
+    graph = helper.make_graph([node], "steps", [inputs], [outputs], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    work = {}
+    for every in (1, 5):
+        counter = CountingSession(Silent(), path, every)
+        for k in range(1, 101):
+            counter.run({"x": floats(k, 4)})
+        work[every] = counter.work()["product"]
+        counter.close()
+    assert work[1].macs == work[5].macs == {"fp32": 5050 * 4 * 3}
+    assert work[1] == work[5]
+
+
 def test_what_cannot_be_counted_is_named(tmp_path):
     node = helper.make_node("Einsum", ["x", "w"], ["y"], equation="ij,jk->ik")
     work = total(count(tmp_path, [node], {"x": floats(3, 5)}, {"w": floats(5, 2)}).values())

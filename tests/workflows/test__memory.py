@@ -14,6 +14,13 @@ def test_this_process_is_measured(tiny):
     assert 5 < loaded <= peak
 
 
+def test_more_texts_together_hold_more(fast_steps):
+    """Their caches at least; in processes of their own, so that nothing else is counted."""
+    words = "some words."
+    (_, one), (_, many) = (_memory.peak_memory(fast_steps, words, 1, together) for together in (1, 256))
+    assert many > one + 256 * 0.06
+
+
 def test_memory_that_is_held_shows():
     before = _memory.resident("VmRSS")
     with mmap.mmap(-1, 64_000_000) as held:  # fresh pages: an array might reuse freed ones
@@ -34,7 +41,7 @@ def test_the_child_prints_its_figures(tiny, monkeypatch, capsys):
     class Input:
         buffer = __import__("io").BytesIO("Ä text".encode())
 
-    monkeypatch.setattr(_memory.sys, "argv", ["_memory", str(tiny.path), "1"])
+    monkeypatch.setattr(_memory.sys, "argv", ["_memory", str(tiny.path), "1", "2"])
     monkeypatch.setattr(_memory.sys, "stdin", Input)
     _memory.main()
     loaded, peak = _memory.json.loads(capsys.readouterr().out)

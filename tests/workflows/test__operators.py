@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from vivace.workflows._macs import Work
-from vivace.workflows._operators import TOP, view
+from vivace.workflows._operators import TOP, trace, view
 
 
 def run(at):
@@ -48,3 +48,11 @@ def test_only_the_slowest_nodes_are_listed():
 
 def test_a_trace_without_runs_is_empty():
     assert view([node("a", "Conv", 1, 1)], 1, 0, {}, {}) == {"ms": 0.0, "types": [], "nodes": []}
+
+
+def test_a_sample_of_the_steps_stands_for_all(fast_steps):
+    whole, sampled = (trace(fast_steps, 1, "some words.", {}, {}, every, runs=2) for every in ({}, {"step": 5}))
+    assert list(whole) == list(sampled) == ["encoder", "step", "vocoder"]
+    calls = [{kind["op"]: kind["calls"] for kind in found["step"]["types"]} for found in (whole, sampled)]
+    assert calls[0] == pytest.approx(calls[1])
+    assert calls[0]["MatMul"] % 48 == pytest.approx(0, abs=1e-6)  # of every step

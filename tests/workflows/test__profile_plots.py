@@ -32,6 +32,20 @@ def test_the_page_stands_alone_and_holds_the_findings(report, tmp_path):
         assert words in page
 
 
+def test_a_model_that_makes_its_frames_step_by_step_has_two_pictures_more(fast_steps, tmp_path, monkeypatch):
+    monkeypatch.setattr(workflow, "ceiling", lambda *_, **__: Ceiling({"fp32": 1e6}, 1e6, 1))
+    monkeypatch.setattr(workflow, "peak_memory", lambda *_: (50.0, 60.0))
+    report = workflow.profile(fast_steps, texts={"a<b": "a.", "medium": "words."}, batches=(1, 2), runs=6)
+    plot(report, tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text()
+    for words in ("A step of decode against the frames before it", "ms every 100 frames", "Latency against throughput"):
+        assert words in page
+    for row in report.details["decode"]["by_prefix"]:
+        row.update(low=None, high=None)  # as after too few readings
+    plot(report, tmp_path / "p.svg")
+    assert (tmp_path / "p.svg").stat().st_size > 5000
+
+
 def test_pictures_are_valid_files(report, tmp_path):
     plot(report, tmp_path / "p.svg")
     root = ElementTree.fromstring((tmp_path / "p.svg").read_text())

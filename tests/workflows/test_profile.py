@@ -157,7 +157,7 @@ def test_the_built_in_texts_get_lengths_in_between(monkeypatch):
     words = "word, " * 60
     built_in = {"short": words[:18], "medium": words[:60], "long": words[:300]}
     monkeypatch.setattr(workflow.sentences, "latency", lambda: built_in)
-    said = workflow._texts()
+    said = workflow._texts(between=True)
     assert len(said) == 6
     for name, text in said.items():
         if name not in built_in:

@@ -41,17 +41,17 @@ def _parts(title: str, parts: Sequence[Json], whole: Json) -> Any:
         "part",
         "ms",
         "share",
-        "GMAC per audio s",
+        "GMAC\nper\naudio s",
         "GMAC/s",
         "limit",
-        "floor ms",
-        "of ceiling",
-        "gain at ceiling",
+        "floor\nms",
+        "of\nroof",
+        "gain\nat roof",
     )
     rows = [
         (
             part["name"],
-            f"{part['ms']:.1f}",
+            _ms(part["ms"]),
             f"{100 * part['share']:.1f}%",
             _number(part.get("macs_per_audio_second"), "{:.2f}", 1e-9) + ("+" if part.get("uncounted") else ""),
             _number(part.get("gmacs_per_s"), "{:.0f}"),
@@ -62,7 +62,7 @@ def _parts(title: str, parts: Sequence[Json], whole: Json) -> Any:
     ]
     macs = sum(part.get("macs_per_audio_second", 0.0) for part in parts)
     rate = _rate(parts, whole["ms"])
-    total = ("whole", f"{whole['ms']:.1f}", "100.0%", f"{macs / 1e9:.2f}", f"{rate:.0f}", "", *_reached(whole))
+    total = ("whole", _ms(whole["ms"]), "100.0%", f"{macs / 1e9:.2f}", f"{rate:.0f}", "", *_reached(whole))
     return _table(title, columns, [*rows, total], footer=True)
 
 
@@ -76,7 +76,7 @@ def _limit(part: Json) -> str:
 def _reached(row: Json) -> tuple[str, str, str]:
     """What the roof alone would need, what share of it is reached, and what would be left to gain."""
     return (
-        _number(row.get("floor_ms"), "{:.1f}"),
+        NONE if row.get("floor_ms") is None else _ms(row["floor_ms"]),
         _number(row.get("ceiling_share"), "{:.0f}%", 100),
         _number(row.get("gain_at_ceiling"), "{:.2f}x"),
     )
@@ -213,6 +213,10 @@ def _text(sentence: str) -> Any:
     from rich.text import Text
 
     return Text(sentence)
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def _number(value: float | None, form: str, factor: float = 1.0) -> str:

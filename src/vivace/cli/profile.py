@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--batches is {args.batches!r}; it must be numbers with commas between") from None
     bundle = find_bundle(args.model)
     with progress(args) as tell:
+        if args.trace:
+            tell("writing the trace", 0.0)
+            write_timeline(bundle, args.trace, threads=args.threads)
         report = profile(
             bundle, threads=args.threads, runs=args.runs, batches=batches, progress=tell, cache=cache_folder()
         )
-        if args.trace:
-            tell("writing the trace", 1.0)
-            write_timeline(bundle, args.trace, threads=args.threads)
     if args.out:
         write_out(args.out, report.to_json().encode())
     if args.plot:

@@ -102,6 +102,10 @@ def draw(found: Json) -> Any:
     return made
 
 
+def _short(ms: float) -> str:
+    return f"{ms:,.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
+
+
 def _title(ax: Any, title: str, x: str, y: str) -> None:
     ax.set_title(title, loc="left", color=INK, fontsize=11, pad=10)
     ax.set_xlabel(x, color=MUTED, fontsize=9.5)
@@ -143,7 +147,7 @@ def _lengths(ax: Any, lengths: Sequence[Json], colours: Mapping[str, str]) -> No
     ax.errorbar(x, y, yerr=errors, color=INK, linewidth=1.3, marker="o", markersize=4, elinewidth=1, capsize=0)
     longest = rows[-1]
     ax.annotate(
-        f"{longest['ms']:,.0f} ms, RTF {longest['rtf']:.3f}", (longest["characters"], longest["ms"]), (-8, 4),
+        f"{_short(longest['ms'])}, RTF {longest['rtf']:.3f}", (longest["characters"], longest["ms"]), (-8, 4),
         textcoords="offset points", ha="right", fontsize=9, color=INK,
     )  # fmt: skip
     handles = [ax.scatter([], [], s=46, marker="s", color=colours[name], alpha=0.72, linewidths=0) for name in names]
@@ -152,7 +156,8 @@ def _lengths(ax: Any, lengths: Sequence[Json], colours: Mapping[str, str]) -> No
         frameon=False, fontsize=9, labelcolor=INK,
     )  # fmt: skip
     ax.set_xlim(0, max(x) * 1.04)
-    ax.set_ylim(0, max(high for _, high in ends) * 1.12)
+    highest = max(high for _, high in ends)
+    ax.set_ylim(0, highest * (1.12 if y[0] < highest / 2 else 1.75))  # the legend wants an empty corner
     _title(ax, "Latency against text length", "characters", "ms")
 
 
@@ -162,7 +167,7 @@ def _batches(ax: Any, batches: Sequence[Json]) -> None:
     ax.bar(places, values, 0.58, color=PALETTE[0], alpha=0.85, linewidth=0)
     for k, row in enumerate(batches):
         ax.annotate(
-            f"{row['throughput']:.1f}\nafter {row['ms']:,.0f} ms", (k, row["throughput"]), (0, 4),
+            f"{row['throughput']:.1f}\nafter {_short(row['ms'])}", (k, row["throughput"]), (0, 4),
             textcoords="offset points", ha="center", va="bottom", fontsize=9, color=INK,
         )  # fmt: skip
     ax.set_xticks(places, [str(row["batch"]) for row in batches])

@@ -64,7 +64,7 @@ def profile(
     if texts is not None and not texts:
         raise UsageError("there is no text to profile with")
     threads = threads or machine.cores()
-    said = dict(sorted((texts or _texts()).items(), key=lambda item: len(item[1])))
+    said = dict(sorted((texts or _texts(between=loop is None)).items(), key=lambda item: len(item[1])))
     middle = "medium" if "medium" in said else list(said)[len(said) // 2]
 
     roof = ceiling(threads, cache, progress=progress)
@@ -127,9 +127,11 @@ def profile(
     )
 
 
-def _texts() -> dict[str, str]:
-    """The three built-in lengths, and the beginning of the long one at three lengths in between."""
+def _texts(*, between: bool) -> dict[str, str]:
+    """The three built-in lengths, and the beginning of the long one at three lengths in `between`."""
     said = dict(sentences.latency())
+    if not between:
+        return said
     short, medium, long = (len(said[name]) for name in ("short", "medium", "long"))
     targets = (
         math.sqrt(short * medium),
@@ -297,7 +299,7 @@ def _patience(
     ]
     least = min(len(each) for each in readings.values())
     if least < runs:
-        notes.append(f"Each text was read {least} times instead of {runs}: that took {PATIENCE:.0f} s already.")
+        notes.append(f"Each text was read {least} times, not {runs}: that took {PATIENCE:.0f} s already.")
     return notes
 
 
