@@ -100,6 +100,7 @@ def challenge(folder: Path, frames: int) -> Path:
     config = {
         "model_type": "transformer_mel", "sample_rate": 22050,
         "text": {"characters": CHARACTERS, "lowercase": True, "language": "en"},
+        "repeat_seconds": 0, "still_seconds": 0,  # what drawn weights say may be a loop
         "max_steps": frames, "vocoder": {"channels": CHANNELS, "strides": STRIDES},
     }  # fmt: skip
     (made / "config.json").write_text(json.dumps(config))

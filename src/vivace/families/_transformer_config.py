@@ -7,7 +7,8 @@
      "max_steps": 500, "stop_threshold": 0.5,
      "vocoder": {"channels": [256, 128, 64, 1], "strides": [8, 8, 4, 1]}}
 
-`vocoder` may also name an ONNX file beside config.json: [1, mels, frames] in, samples out.
+`vocoder` may also name an ONNX file beside config.json: [1, mels, frames] in, samples out. What has run away is said by
+`repeat_seconds`, `repeat_tolerance`, `still_seconds` and `still_tolerance` (see _runaway; for models with a stop head).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from vivace.core.errors import MissingDependency, ModelError
 from vivace.core.stage import Array
+from vivace.families._runaway import Guard
 from vivace.families._transformer_graph import Shape
 
 TYPE = "transformer_mel"
@@ -37,6 +39,7 @@ class Config:
     vocoder: dict[str, list[int]] | str
     max_steps: int
     stop_threshold: float
+    guard: Guard
 
 
 def recognise(path: Path) -> bool:
@@ -86,7 +89,11 @@ def read_config(path: Path) -> Config:
     steps, stop = data.get("max_steps", 500), data.get("stop_threshold", 0.5)
     need(_whole(steps, 1, shape.longest), "max_steps", f"a whole number from 1 to longest ({shape.longest})")
     need(isinstance(stop, (int, float)) and 0 < stop < 1, "stop_threshold", "a probability")
-    return Config(shape, data["sample_rate"], text, vocoder, steps, float(stop))
+    limits = {field.name: data[field.name] for field in fields(Guard) if field.name in data}
+    for name, value in limits.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        need(number and 0 <= value <= LARGEST, name, "a number from 0 up")
+    return Config(shape, data["sample_rate"], text, vocoder, steps, float(stop), Guard(**limits))
 
 
 def read_weights(path: Path) -> dict[str, Array]:

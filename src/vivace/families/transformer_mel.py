@@ -26,6 +26,7 @@ from vivace.families import _transformer_graph as graph
 from vivace.families import _transformer_vocoder as vocoder
 from vivace.families._kept import narrowed
 from vivace.families._receptive_field import receptive_field
+from vivace.families._runaway import Guard
 from vivace.families._slots import Slots, kept
 from vivace.families._transformer_proof import difference
 from vivace.families._transformer_text import ReadText, Text, WholeText, bias
@@ -70,6 +71,7 @@ def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
             **asdict(config.shape),
             "max_steps": config.max_steps,
             "stop_threshold": config.stop_threshold,
+            **asdict(config.guard),
             "hop": hop,
             "overlap": overlap,
             "kv_mb": KV_MB,
@@ -128,6 +130,8 @@ class TransformerModel:
         self._overlap, self._hop, self._most = int(d["overlap"]), int(d["hop"]), int(d["max_steps"])
         stop = float(np.log(d["stop_threshold"] / (1 - d["stop_threshold"])))
         self._text: Text = ReadText(shape, bundle.sample_rate / self._hop) if shape.timed else WholeText(shape, stop)
+        limits = {f.name: d[f.name] for f in fields(Guard) if f.name in d}  # bundles of old have none
+        self._guard = None if shape.timed else Guard(**limits)
         own = kept(bundle.stage(graph.STEP)) if graph.STEP in sessions else {}
         self._cache = Slots(own) if own else None
         each = self._most * sum(spec.bytes for spec in own.values())
@@ -155,9 +159,14 @@ class TransformerModel:
             row.held = self._overlap
             seconds = (row.total_frames - row.held) * self._hop / self._bundle.sample_rate
             row.cut = row.total_frames // self._shape.frames_per_step >= self._most or seconds > row.request.max_seconds
+            row.cut = row.cut or (not ended and self._ran_away(row))
             row.done = bool(ended) or row.cut
             if row.done:
                 self.release(row)
+
+    def _ran_away(self, row: Row) -> bool:
+        rate, new = self._bundle.sample_rate / self._hop, self._shape.frames_per_step
+        return self._guard is not None and row.frames is not None and self._guard.sees(row.frames, new, rate)
 
     def release(self, row: Row) -> None:
         self._text.release(row)
