@@ -19,10 +19,11 @@ FORBIDDEN = -1e9  # added to the score of what must not be attended to
 
 
 class Builder:
-    """Collects nodes and weights, `given` by name. `width` and `heads` are those of its attention."""
+    """Collects nodes and weights, `given` by name. `width` and `heads` are those of its attention. `single` says that
+    time is always 1, where nothing needs to be transposed."""
 
-    def __init__(self, given: Mapping[str, Array], width: int, heads: int) -> None:
-        self.given, self._width, self._heads = given, width, heads
+    def __init__(self, given: Mapping[str, Array], width: int, heads: int, *, single: bool = False) -> None:
+        self.given, self._width, self._heads, self._single = given, width, heads, single
         self.nodes: list[Any] = []
         self.weights: dict[str, Any] = {}
 
@@ -65,10 +66,15 @@ class Builder:
 
     def heads(self, name: str, source: str, *, turned: bool = False) -> str:
         """[batch, time, width] to [batch, heads, time, head], `turned` to [batch, heads, head, time]."""
-        split = self.add("Reshape", name, [source, self.ints(0, 0, self._heads, self._width // self._heads)])
+        head = self._width // self._heads
+        if self._single:
+            return self.add("Reshape", name, [source, self.ints(0, self._heads, *((head, 1) if turned else (1, head)))])
+        split = self.add("Reshape", name, [source, self.ints(0, 0, self._heads, head)])
         return self.add("Transpose", name, [split], perm=[0, 2, 3, 1] if turned else [0, 2, 1, 3])
 
     def joined(self, name: str, source: str) -> str:
+        if self._single:
+            return self.add("Reshape", f"{name}.join", [source, self.ints(0, 1, self._width)])
         turned = self.add("Transpose", f"{name}.join", [source], perm=[0, 2, 1, 3])
         return self.add("Reshape", f"{name}.join", [turned, self.ints(0, 0, self._width)])
 

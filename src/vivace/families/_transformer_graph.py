@@ -123,7 +123,7 @@ def build(shape: Shape, weights: Mapping[str, Array]) -> dict[str, Any]:
     check(shape, weights)
     made = {ENCODER: _encoder(_Graph(shape, weights)), PREFIX: _decoder(_Graph(shape, weights), whole=True)}
     if shape.causal:
-        made[STEP] = _decoder(_Graph(shape, weights), whole=False)
+        made[STEP] = _decoder(_Graph(shape, weights, single=True), whole=False)
     return made
 
 
@@ -133,16 +133,29 @@ Turn = tuple[str, str]
 class _Graph(Builder):
     """Collects nodes and weights."""
 
-    def __init__(self, shape: Shape, given: Mapping[str, Array]) -> None:
-        super().__init__(given, shape.width, shape.heads)
+    def __init__(self, shape: Shape, given: Mapping[str, Array], *, single: bool = False) -> None:
+        super().__init__(given, shape.width, shape.heads, single=single)
         self.shape = shape
 
     def queries(self, name: str, source: str, turn: Turn | None = None) -> str:
         """Scaled before the product: fewer numbers to scale than after it."""
-        scale = self.constant("query.scale", np.float32(1 / math.sqrt(self.shape.head)))
         made = self.linear(name, source, slice(0, self.shape.width), "in_proj_")
-        made = self.heads(f"{name}.q", self.add("Mul", f"{name}.scaled", [made, scale]))
-        return self._turned(f"{name}.q", made, turn)
+        return self._turned(f"{name}.q", self.heads(f"{name}.q", self._scaled(name, made)), turn)
+
+    def _scaled(self, name: str, queries: str) -> str:
+        scale = self.constant("query.scale", np.float32(1 / math.sqrt(self.shape.head)))
+        return self.add("Mul", f"{name}.scaled", [queries, scale])
+
+    def own(self, name: str, source: str, key: str, value: str, turn: Turn | None) -> tuple[str, str, str]:
+        """Queries, keys and values of one step, from one product: small ones cost by their number."""
+        made = self.linear(name, source, slice(0, 3 * self.shape.width), "in_proj_")
+        q, k, v = self.split(name, made, [f"/{name}/{part}" for part in "qkv"], [self.shape.width] * 3, -1)
+        query = self._turned(f"{name}.q", self.heads(f"{name}.q", self._scaled(name, q)), turn)
+        if turn:
+            k = self._turned(f"{name}.k", self.heads(f"{name}.k", k), turn)
+        columns, rows = (self.shape.head, 1), (1, self.shape.head)
+        k = self.add("Reshape", f"{name}.new_key", [k, self.ints(0, self.shape.heads, *columns)], key)
+        return query, k, self.add("Reshape", f"{name}.new_value", [v, self.ints(0, self.shape.heads, *rows)], value)
 
     def keys(self, name: str, source: str, key: str = "", value: str = "", turn: Turn | None = None) -> tuple[str, str]:
         """Keys [batch, heads, head, time] and values [batch, heads, time, head], named `key` and `value` if given."""
@@ -353,8 +366,7 @@ def _token_bias(g: _Graph, at: str, whole: bool) -> str:
 def _cached(g: _Graph, at: str, k: int, x: str, turn: Turn | None) -> str:
     """Attention of one new position to the cache and to itself: two products, one softmax over both."""
     key, value = cache_names(k)
-    query = g.queries(at, x, turn)
-    new_key, new_value = g.keys(at, x, f"new.{key}", f"new.{value}", turn)
+    query, new_key, new_value = g.own(at, x, f"new.{key}", f"new.{value}", turn)
     return g.cached(at, query, (new_key, new_value), (key, value), "cache_bias")
 
 
