@@ -88,7 +88,7 @@ def test_what_is_left_out_is_told(monkeypatch, fast_steps):
     report = profile(fast_steps, texts={"medium": "some words."}, batches=(1, 8, 16), runs=3)
     notes = " ".join(report.details["notes"])
     assert "medium text: 8 and 16 texts together were left out" in notes
-    assert "Each text was read 1 times, not 3" in notes
+    assert "Each text was read once instead of 3 times" in notes
     assert report.details["lengths"][0]["n"] == 1
 
 

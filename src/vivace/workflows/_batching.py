@@ -15,6 +15,7 @@ from vivace.core.speech import Event, Request, Row
 from vivace.core.stage import RuntimeOptions, Session, Stage
 from vivace.engine.engine import Engine
 from vivace.engine.sessions import open_sessions
+from vivace.workflows._prefix import figures
 from vivace.workflows._stopwatch import events, interval, loop_stage
 
 PAYS = 1.2  # ratio of throughputs: for less, waiting for the whole batch is not worth it
@@ -130,13 +131,13 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
         return "Only one batch size was measured."
     base, best = rows[0], max(rows[1:], key=lambda row: float(row["throughput"]))
     gain = best["gain"]
-    figures = (
+    told = (
         f"{best['batch']} texts together give {gain['value']:.2f}x the audio per second of {base['batch']} at a time"
-        f" ({best['throughput']:.1f} against {base['throughput']:.1f} s/s)"
+        f" ({figures(best['throughput'])} against {figures(base['throughput'])} s/s)"
         f" after {best['ms'] / base['ms']:.1f}x the wait"
     )
     if gain["low"] is None:
-        return f"Too few runs to say whether batching pays (6 are needed): {figures}."
+        return f"Too few runs to say whether batching pays (6 are needed): {told}."
     if gain["value"] >= PAYS and gain["low"] > 1.0:
-        return f"Batching pays: {figures}."
-    return f"Batching does not pay: at best, {figures}. Run one-thread workers side by side instead."
+        return f"Batching pays: {told}."
+    return f"Batching does not pay: at best, {told}. Run one-thread workers side by side instead."

@@ -167,7 +167,7 @@ def _batches(ax: Any, batches: Sequence[Json]) -> None:
     ax.bar(places, values, 0.58, color=PALETTE[0], alpha=0.85, linewidth=0)
     for k, row in enumerate(batches):
         ax.annotate(
-            f"{row['throughput']:.1f}\nafter {_short(row['ms'])}", (k, row["throughput"]), (0, 4),
+            f"{figures(row['throughput'])}\nafter {_short(row['ms'])}", (k, row["throughput"]), (0, 4),
             textcoords="offset points", ha="center", va="bottom", fontsize=9, color=INK,
         )  # fmt: skip
     ax.set_xticks(places, [str(row["batch"]) for row in batches])
@@ -242,7 +242,8 @@ def _roofline(ax: Any, parts: Sequence[Json], ceiling: Json, colours: Mapping[st
         at = (part["intensity"], part["gmacs_per_s"])
         ax.vlines(at[0], at[1], min(part["roof_gmacs_per_s"] or top, at[0] * ceiling["gbytes"]), color=GRID, zorder=1)
         ax.scatter(*at, s=64, marker=MARKERS[k % len(MARKERS)], color=colours[part["name"]], linewidths=0, zorder=4)
-        ax.annotate(plain(part["name"]), at, (9, -4), textcoords="offset points", fontsize=9.5, color=INK)
+        beside = (9, 4 if k % 2 else -11)  # neighbours' names do not meet
+        ax.annotate(plain(part["name"]), at, beside, textcoords="offset points", fontsize=9.5, color=INK)
     lowest = min([part["gmacs_per_s"] for part in stages] + [left * ceiling["gbytes"]])
     ax.set_xlim(left, right)
     ax.set_ylim(lowest / 1.6, top * 2)

@@ -299,7 +299,8 @@ def _patience(
     ]
     least = min(len(each) for each in readings.values())
     if least < runs:
-        notes.append(f"Each text was read {least} times, not {runs}: that took {PATIENCE:.0f} s already.")
+        read = "once" if least == 1 else f"{least} times"
+        notes.append(f"Each text was read {read} instead of {runs} times: that took {PATIENCE:.0f} s already.")
     return notes
 
 
