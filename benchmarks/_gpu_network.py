@@ -83,12 +83,12 @@ Own = Callable[[int, Tensor], Tensor]  # a layer and its new keys and values: al
 
 
 class Network:
-    """`fused`: sum and norm are one kernel, compiled by torch.compile."""
+    """`fused`: sum and norm are one kernel, compiled by torch.compile, and ReLU is the end of its product."""
 
     def __init__(
         self, s: Sizes, weights: dict[str, np.ndarray], dtype: torch.dtype, device: str, *, fused: bool = False
     ):
-        self.s, self.dtype, self.device = s, dtype, device
+        self.s, self.dtype, self.device, self.fused = s, dtype, device, fused
         self.w = {name: torch.from_numpy(array).to(device, dtype) for name, array in weights.items()}
         d = s.width
         angle = np.arange(s.longest)[:, None] * np.exp(np.arange(0, d, 2) * (-math.log(10_000.0) / d))
@@ -99,6 +99,8 @@ class Network:
             name = f"decoder.layers.{k}.multihead_attn.in_proj_"
             self.w[f"{name}q_weight"], self.w[f"{name}q_bias"] = self.w[f"{name}weight"][:d], self.w[f"{name}bias"][:d]
         names = [f"decoder.layers.{k}.multihead_attn.in_proj_" for k in range(s.decoder_layers)]
+        for part in ("weight", "bias"):  # frames and stop are one product
+            self.w[f"out.{part}"] = torch.cat([self.w[f"mel_out.{part}"], self.w[f"stop.{part}"]])
         self.cross_weight = torch.cat([self.w[f"{name}weight"][d:] for name in names])
         self.cross_bias = torch.cat([self.w[f"{name}bias"][d:] for name in names])
 
@@ -120,7 +122,11 @@ class Network:
         return made.transpose(1, 2).reshape(q.shape)
 
     def feed_forward(self, name: str, x: Tensor) -> Tensor:
-        return self.linear(f"{name}.linear2", F.relu(self.linear(f"{name}.linear1", x)))
+        if not self.fused:
+            return self.linear(f"{name}.linear2", F.relu(self.linear(f"{name}.linear1", x)))
+        weight, bias = self.w[f"{name}.linear1.weight"], self.w[f"{name}.linear1.bias"]
+        made = torch._addmm_activation(bias, x.reshape(-1, self.s.width), weight.t())
+        return self.linear(f"{name}.linear2", made).view(x.shape)
 
     def encode(self, tokens: Tensor, token_bias: Tensor) -> Tensor:
         """[rows, tokens] to the keys and values of all decoder layers, [layer, rows, tokens, 2 width]."""
@@ -152,7 +158,7 @@ class Network:
         """The definition: frames [rows, time, mels], zeros first, to the next frame and stop logit after the last."""
         x = self.linear("mel_in", before.to(self.dtype)) + self.positions[: before.shape[1]]
         x = self._decode(x, lambda k, kv: kv, cross, token_bias, None)[:, -1]
-        return self.linear("mel_out", x).float(), self.linear("stop", x).float()
+        return self.out(x)
 
     def step(self, before: Tensor, place: Tensor, own: Own, cross: Tensor, token_bias: Tensor, bias: Tensor) -> Tensor:
         """The last frame of each row [rows, mels], at `place` [rows], to what `out` makes frames and stops of."""
@@ -160,7 +166,8 @@ class Network:
         return self._decode(x, own, cross, token_bias, bias)[:, 0]
 
     def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.linear("mel_out", x).float(), self.linear("stop", x).float()
+        made = self.linear("out", x).float()
+        return made[:, :-1], made[:, -1:]
 
     def vocoder(self, latent: Tensor) -> Tensor:
         """[rows, mels, frames] to samples [rows, frames * hop]."""

@@ -55,7 +55,7 @@ class Speaker:
         self.net, self.slots, self.beside, self.keep = net, next(b for b in BUCKETS if b >= slots), beside, keep
         self.cuda, s = net.device == "cuda", net.s
         self.room = -(-(frames + 3 * TURN) // ROOM) * ROOM  # a row is seen to have ended up to two turns late
-        self.text_room = -(-tokens // 8) * 8
+        self.text_room = -(-tokens // 16) * 16  # what kernels of attention take without a copy
 
         def zeros(*size: int, dtype: torch.dtype = net.dtype) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=net.device)

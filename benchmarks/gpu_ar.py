@@ -10,6 +10,7 @@ number of frames; the text has 50 characters. Before anything is timed, every ar
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import statistics
@@ -60,7 +61,7 @@ ARMS = {
     "cache": Arm("+ KV cache, batching", torch.float32),
     "bf16": Arm("+ bf16"),
     "graphs": Arm("+ CUDA graphs", graphs=True),
-    "fused": Arm("+ sum and norm in one kernel", graphs=True, fused=True),
+    "fused": Arm("+ sum and norm in one kernel, ReLU in its product", graphs=True, fused=True),
     "beside": Arm("+ vocoder in chunks beside the decoder", graphs=True, fused=True, beside=True),
 }
 
@@ -219,6 +220,7 @@ def watched(device: str) -> Any:
     if device == "cpu":
         yield found
         return
+    gc.collect()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -298,7 +300,8 @@ def page(figures: dict[str, Any]) -> str:
         "",
         f"{m['device']}, PyTorch {m['torch']}, CUDA {m['cuda']}, {m['date']}. 50 characters, {figures['frames']} "
         "frames in every arm, seeded weights of the challenge's sizes, from text to samples on the host; TF32 is off. "
-        "Latency is a request's own, from joining to its last sample, mean and 95th percentile of all requests; the "
+        "Above one, a round has twice as many requests as are in the making at once. Latency is a request's own, from "
+        "joining to its last sample, mean and 95th percentile of all requests; the "
         "rest medians of rounds (per s with lowest and highest). Memory: PyTorch's tensors at their peak / the whole "
         f"device. Made by `python benchmarks/gpu_ar.py` in {figures['whole_s']} s.",
         "",

@@ -70,6 +70,24 @@ def test_rows_that_join_leave_and_stop_are_what_recomputation_says(at_once: int,
         assert row.ended >= row.joined > 0
 
 
+def test_fused_is_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    fused = network.Network(TINY, network.seeded(TINY), torch.float32, "cpu", fused=True)
+    text = gpu_ar.ids("some words")
+    assert (network.recomputed(fused, text, 20) - network.recomputed(net(), text, 20)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_turn_asks_the_host_for_nothing(dtype: str) -> None:
+    """What is captured as a CUDA graph must not: on the device without data, a question is an error."""
+    model = network.Network(TINY, network.seeded(TINY), getattr(torch, dtype), "meta")
+    pool = speaker.Speaker(model, 3, 20, 9, graphs=False, beside=True)
+    pool._read([speaker.Row(gpu_ar.ids("some text"), 20) for _ in range(3)])
+    pool._turn(4, speaker.ROOM)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        pool.stops.tolist()
+
+
 def test_quick_on_a_cpu_proves_measures_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_ar.main(["--device", "cpu", "--frames", "20", "--quick"], TINY) == 0
     said = capsys.readouterr()
