@@ -22,7 +22,7 @@ from vivace.engine.engine import Engine, speak, stream
 from vivace.families import _speecht5_graph as graph
 from vivace.families import _speecht5_proof as proof
 from vivace.families import speecht5 as family
-from vivace.passes import int8_dynamic, place
+from vivace.passes import int8_dynamic, kv_cache, place
 
 DATA = Path(__file__).parent / "data" / "speecht5"
 CASES: dict[str, dict[str, Any]] = json.loads((DATA / "cases.json").read_text(encoding="utf-8"))
@@ -243,6 +243,11 @@ def test_int8_and_another_runtime(model: Bundle, tmp_path: Path) -> None:
     assert {stage.runtime for stage in placed.stages} == {"openvino"}
     with engine(placed, batch=2) as elsewhere:
         assert np.abs(speak(elsewhere, Request("a", "hello", seed=1)).samples - whole).max() < 1e-3
+
+
+def test_there_is_nothing_to_do_for_kv_cache(model: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has its cache already"):
+        kv_cache.apply(model, tmp_path / "cached", kv_cache.Settings(), Context(lambda stage: []))
 
 
 # --- the proof ---

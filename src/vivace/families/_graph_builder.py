@@ -174,7 +174,7 @@ def whole_numbers(name: str, *shape: int | str) -> Any:
     return helper.make_tensor_value_info(name, TensorProto.INT64, list(shape))
 
 
-def stage(name: str, model: Any, frame_rate: float, *, loop: str = "once") -> Stage:
+def stage_of(name: str, model: Any, frame_rate: float, *, loop: str = "once") -> Stage:
     """The stage that this model is, in the file stages/NAME.onnx."""
     from onnx import helper
 

@@ -138,3 +138,17 @@ class Slots:
 
 def _blocks(positions: int) -> int:
     return -(-positions // BLOCK) * BLOCK
+
+
+def appended(row: Row, new: Array) -> Array:
+    """The row's frames and the new ones: behind them in the same memory, which doubles when it is full."""
+    assert row.frames is not None
+    buffer, used = row.state.get("buffer"), row.total_frames
+    if buffer is None or used + new.shape[1] > buffer.shape[1]:
+        larger = np.zeros((new.shape[0], max(64, 2 * (used + new.shape[1]))), np.float32)
+        larger[:, :used] = row.frames
+        row.state = {**row.state, "buffer": larger}
+        buffer = larger
+    buffer[:, used : used + new.shape[1]] = new
+    found: Array = buffer[:, : used + new.shape[1]]
+    return found

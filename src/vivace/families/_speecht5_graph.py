@@ -218,7 +218,7 @@ def _decoder(s: Shape, given: Mapping[str, Array], *, whole: bool) -> Any:
     The step also takes `place` [batch, 1], the number of steps before it, `cache_bias` [batch, 1, 1, room] (0 for what
     the cache holds of a row) and the cache. `stop` [batch, time, frames]: how probably each new frame is the last.
     """
-    g = Builder(given, s.width, s.heads)
+    g = Builder(given, s.width, s.heads, single=not whole)
     x = "before"
     for k, keep in enumerate(keep_names(s)):
         name = f"{PRENET_AT}.layers.{k}"

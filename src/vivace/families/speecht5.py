@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -23,9 +24,9 @@ from vivace.families import _speecht5_config as files
 from vivace.families import _speecht5_graph as graph
 from vivace.families import _speecht5_vocoder as hifigan
 from vivace.families import _transformer_graph as transformer
-from vivace.families._graph_builder import stage
+from vivace.families._graph_builder import stage_of
 from vivace.families._receptive_field import receptive_field
-from vivace.families._slots import Slots, Spec
+from vivace.families._slots import Slots, appended, kept
 from vivace.families._speecht5_proof import prove
 from vivace.families._speecht5_tokenizer import read_tokenizer
 from vivace.families._transformer_config import read_weights
@@ -71,7 +72,7 @@ def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
         name=folder.resolve().name,
         family="speecht5",
         sample_rate=vocoder.sample_rate,
-        stages=tuple(stage(n, models[n], rates.get(n, 0.0), loop=loops.get(n, "once")) for n in models),
+        stages=tuple(stage_of(n, models[n], rates.get(n, 0.0), loop=loops.get(n, "once")) for n in models),
         voices=tuple(voices),
         defaults={
             **asdict(s),
@@ -106,6 +107,11 @@ def export(bundle: Bundle, out: Path) -> list[Path]:
     return list(written)
 
 
+def cached(bundle: Bundle, precision: str = "fp32") -> NoReturn:  # noqa: ARG001
+    """For `kv_cache`, which has nothing to do here."""
+    raise UsageError("kv_cache: this model has its cache already")
+
+
 def open(bundle: Bundle, sessions: Mapping[str, Session]) -> SpeechT5:
     return SpeechT5(bundle, sessions)
 
@@ -122,9 +128,7 @@ class SpeechT5:
         self._hop, self._overlap, self._smooth = int(d["hop"]), int(d["overlap"]), int(d["postnet_overlap"])
         shape = transformer.Shape(s.tokens, width=s.width, heads=s.heads, decoder_layers=s.decoder_layers)
         self._text = WholeText(shape, 0.0)
-        key, value = Spec((s.heads, s.head, 1), 2), Spec((s.heads, 1, s.head), 1)
-        names = [transformer.cache_names(k) for k in range(s.decoder_layers)]
-        self._cache = Slots({name: spec for pair in names for name, spec in zip(pair, (key, value), strict=True)})
+        self._cache = Slots(kept(bundle.stage(graph.STEP)))
         steps = max(self._bounds(s.longest_text))
         each = 8 * s.decoder_layers * s.width * (min(steps, s.longest_speech) + s.longest_text)
         self.most_rows = max(1, int(d["kv_mb"]) * 1_000_000 // each)
@@ -155,9 +159,8 @@ class SpeechT5:
         if bad := [row for row, frames in zip(rows, made["frames"], strict=True) if not np.isfinite(frames).all()]:
             raise ModelError(f"the model made frames that are not numbers, after {bad[0].total_frames} good ones")
         for k, row in enumerate(rows):
-            assert row.frames is not None
             frames = made["frames"][k].reshape(-1, self._shape.mels).T
-            row.frames = np.concatenate([row.frames, frames], axis=1)
+            row.frames = appended(row, frames)
             row.held = self._overlap + self._smooth
             self._ended(row, float(made["stop"][k].sum()))
             if row.done:

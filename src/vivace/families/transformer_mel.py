@@ -20,14 +20,15 @@ from vivace.core.audio import Audio
 from vivace.core.bundle import Bundle, atomic_file, write_bundle
 from vivace.core.errors import ModelError, UsageError
 from vivace.core.speech import Request, Row
-from vivace.core.stage import Array, Session, Stage, TensorSpec
+from vivace.core.stage import Array, Session, Stage
 from vivace.families import _transformer_config as files
 from vivace.families import _transformer_graph as graph
 from vivace.families import _transformer_vocoder as vocoder
+from vivace.families._graph_builder import stage_of
 from vivace.families._kept import narrowed
 from vivace.families._receptive_field import receptive_field
 from vivace.families._runaway import Guard
-from vivace.families._slots import Slots, kept
+from vivace.families._slots import Slots, appended, kept
 from vivace.families._transformer_proof import difference
 from vivace.families._transformer_text import ReadText, Text, WholeText, bias
 from vivace.families._vits_windows import windows
@@ -155,7 +156,7 @@ class TransformerModel:
             raise ModelError(f"the model made frames that are not numbers, after {bad[0].total_frames} good ones")
         for k, row in enumerate(rows):
             ended = self._text.ended(row, made, k)
-            row.frames = _appended(row, made["frames"][k].reshape(-1, self._shape.mels).T)[:, : ended or None]
+            row.frames = appended(row, made["frames"][k].reshape(-1, self._shape.mels).T)[:, : ended or None]
             row.held = self._overlap
             seconds = (row.total_frames - row.held) * self._hop / self._bundle.sample_rate
             row.cut = row.total_frames // self._shape.frames_per_step >= self._most or seconds > row.request.max_seconds
@@ -260,31 +261,5 @@ def _shape(bundle: Bundle) -> graph.Shape:
     return graph.Shape(**{f.name: bundle.defaults[f.name] for f in fields(graph.Shape)})
 
 
-def _appended(row: Row, new: Array) -> Array:
-    """The row's frames and the new ones: behind them in the same memory, which doubles when it is full."""
-    assert row.frames is not None
-    buffer, used = row.state.get("buffer"), row.total_frames
-    if buffer is None or used + new.shape[1] > buffer.shape[1]:
-        larger = np.zeros((new.shape[0], max(64, 2 * (used + new.shape[1]))), np.float32)
-        larger[:, :used] = row.frames
-        row.state = {**row.state, "buffer": larger}
-        buffer = larger
-    buffer[:, used : used + new.shape[1]] = new
-    found: Array = buffer[:, : used + new.shape[1]]
-    return found
-
-
 def _stage(name: str, model: Any, frame_rate: float) -> Stage:
-    from onnx import helper
-
-    def specs(values: Any) -> dict[str, TensorSpec]:
-        found = {}
-        for value in values:
-            kind = value.type.tensor_type
-            shape = tuple(d.dim_value or d.dim_param for d in kind.shape.dim)
-            found[value.name] = TensorSpec(str(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)
-        return found
-
-    loop = "frame" if name in (graph.PREFIX, graph.STEP) else "once"
-    inputs, outputs = specs(model.graph.input), specs(model.graph.output)
-    return Stage(name, f"stages/{name}.onnx", loop=loop, inputs=inputs, outputs=outputs, frame_rate=frame_rate)
+    return stage_of(name, model, frame_rate, loop="frame" if name in (graph.PREFIX, graph.STEP) else "once")
