@@ -230,3 +230,9 @@ def _decoder(m: Maker, z: str, g: str) -> None:
     x = m.conv(m.op("LeakyRelu", x, where=where, alpha=0.01), "dec.conv_post", 4, 1, 7, scale=0.1)
     x = m.op("Tanh", x, where=where)
     m.op("Unsqueeze", x, m.constant([1]), output="output")
+
+
+def edit_config(path: Path, **changes: Any) -> Path:
+    file = path.with_name(path.name + ".json")
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+    return path

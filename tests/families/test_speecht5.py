@@ -117,6 +117,18 @@ def test_it_equals_the_installed_transformers(reference: Bundle, monkeypatch: py
     assert np.abs(ours - theirs.numpy()).max() < 1e-4
 
 
+def test_what_save_pretrained_writes_is_imported(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    hub = transformers.SpeechT5ForTextToSpeech.from_pretrained(DATA)
+    hub.save_pretrained(tmp_path / "saved")
+    transformers.SpeechT5HifiGan.from_pretrained(DATA / "vocoder").save_pretrained(tmp_path / "saved" / "gan")
+    shutil.copy(DATA / "spm_char.model", tmp_path / "saved")
+    bundle = family.import_(tmp_path / "saved", tmp_path / "bundle")
+    assert bundle.sample_rate == 4000
+    assert bundle.voices == ()
+
+
 # --- the engine's promises ---
 
 

@@ -21,7 +21,7 @@ from vivace.workflows._student_shape import StudentShape
 
 RATE, WARM, DECAY_FROM = 1e-3, 300, 0.55  # learning rate; steps of warm-up; share of the time after which it falls
 KEEP = 0.999  # of the running mean of the weights
-BATCH_STEPS, LONGEST = 2400, 260  # decoder steps of a batch, and of one row (longer sentences are cropped)
+BATCH_STEPS, LONGEST = 1000, 260  # decoder steps of a batch, and of one row (longer sentences are cropped)
 NOISE = 0.15  # standard deviations, on the frames that the student is given as its own
 SAVE_EVERY = 60.0
 
