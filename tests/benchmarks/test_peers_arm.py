@@ -113,7 +113,7 @@ def test_a_process_is_asked_and_its_end_is_told() -> None:
         assert process.ready > 0
         assert 1 < process.proportional_mb < 1000
         assert process.speak("hé", rested=False, seed=2) == {"heard": {"do": "speak", "text": "hé", "seed": 2}}
-        with pytest.raises(ArmError, match="Vivace: fast @1: cannot"):
+        with pytest.raises(ArmError, match="plain ORT @1: cannot"):
             process.ask("fail")
         with pytest.raises(ArmError, match=r"its process ended \(exit code 9\) at 'die'"):
             process.ask("die")
