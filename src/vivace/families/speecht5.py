@@ -167,10 +167,10 @@ class SpeechT5:
                 self.release(row)
 
     def _ended(self, row: Row, stop: float) -> None:
-        """As `generate_speech` ends: not before `least` steps, at `most`, between them where the model says so."""
+        """As `generate_speech` ends: not before `least` steps, then where the model says so, and at `most`."""
         steps = row.total_frames // self._shape.frames_per_step
         least, most = self._bounds(len(row.tokens))
-        by_itself = least <= steps < most and stop >= self._bundle.defaults["threshold"]
+        by_itself = steps >= least and stop >= self._bundle.defaults["threshold"]
         seconds = (row.total_frames - row.held) * self._hop / self._bundle.sample_rate
         row.cut = not by_itself and (
             steps >= max(least, most) or steps >= self._shape.longest_speech or seconds > row.request.max_seconds
