@@ -25,7 +25,7 @@ TOLERANCES = {"fp32": 1e-3, "fp16": 2e-3, "int8": 0.03}
 
 NOT_CAUSAL = (
     "this decoder is not causal, so that every step changes what was kept. "
-    "The keys and values of the text are kept all the same; for more, train it with a causal mask"
+    "The keys and values of the text are kept all the same; for more, make a causal copy: vivace distill --causal"
 )
 COARSE = "{} is too coarse for this decoder (in fp32: {:.2g}); keep them in more bits"
 
