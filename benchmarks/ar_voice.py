@@ -33,7 +33,7 @@ from vivace.core.stage import Array, RuntimeOptions
 from vivace.engine.engine import Engine
 from vivace.workflows import gate, texts
 from vivace.workflows.clips import Clips, Scores, Store, scored
-from vivace.workflows.distill import with_vocoder
+from vivace.workflows.distill import with_teacher
 from vivace.workflows.evaluate import difference, mean
 from vivace.workflows.import_ import import_model
 
@@ -96,8 +96,7 @@ def main() -> int:
 def prepared(student: Path, work: Path) -> dict[str, Arm]:
     """The teacher, the student as it is, and the student as fast as passes make it."""
     teacher = _once(work / "teacher", lambda out: import_model(Path(model_path()), out))
-    with_vocoder(teacher, student, work / "model")
-    made = import_model(work / "model", work / "student", overwrite=True)
+    made = with_teacher(teacher, student, work / "student", overwrite=True)
     cached = passed(made, work / "cached", ("kv_cache", {}))
     int8 = passed(cached, work / "int8", ("int8_dynamic", {"stages": ["step"], "op_types": ["MatMul"]}))
     fast = passed(int8, work / "fast", ("layout_conv2d", {"stages": ["vocoder"], "time_split": 2}))

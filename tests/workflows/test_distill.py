@@ -115,6 +115,9 @@ def test_from_the_texts_to_a_bundle(teacher: Bundle, tmp_path: Path) -> None:
     made = distill.distill(teacher, tmp_path / "out", TEXTS, settings, shape=small(teacher), work=tmp_path / "work")
     assert made.family == "transformer_mel"
     assert (tmp_path / "work" / "model" / "model.safetensors").is_file()
+    again = distill.with_teacher(teacher, tmp_path / "work" / "student", tmp_path / "again")
+    assert again.files["stages/prefix.onnx"] == made.files["stages/prefix.onnx"]
+    assert again.files["stages/vocoder.onnx"] == made.files["stages/vocoder.onnx"]
     with pytest.raises(ModelError, match="holds no student"):
         distill.with_vocoder(teacher, tmp_path, tmp_path / "no")
     with pytest.raises(UsageError, match="minutes"):

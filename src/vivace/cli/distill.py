@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vivace.cli._common import MODEL_HELP, add_settings, find_bundle, print_json, progress, read_settings
-from vivace.core.errors import EXIT_OK
+from vivace.core.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
+    from vivace.core.bundle import Bundle
     from vivace.workflows.distill import Settings
 
 HELP = """Teaches a small autoregressive student to speak as a Piper voice does. Needs the extras torch and transformer.
@@ -19,6 +20,10 @@ HELP = """Teaches a small autoregressive student to speak as a Piper voice does.
 The voice speaks the sentences (several thousand, one a line) without noise; the student learns its latents, and the
 voice's own decoder stays its vocoder. Interrupt it and run the same command again: it goes on where it was, and more
 minutes go on from what was learned. What the student is worth, vivace evaluate and vivace benchmark tell.
+
+  vivace distill sample --student voices/joe-ar -o student
+
+With --student nothing is trained: a student that was made so before gets its voice's decoder again.
 
   vivace distill model --causal -o copy --texts sentences.txt --minutes 30
 
@@ -32,7 +37,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("-o", "--out", required=True, type=Path, help="the student's bundle")
-    parser.add_argument("--texts", required=True, type=Path, help="sentences to learn from, one a line")
+    parser.add_argument("--texts", type=Path, help="sentences to learn from, one a line")
+    parser.add_argument("--student", type=Path, help="a trained student's folder: config.json and model.safetensors")
     parser.add_argument("--work", type=Path, help="where lessons and checkpoints are kept (default: beside the output)")
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")
     parser.add_argument("--causal", action="store_true", help="make a causal copy of a model that looks ahead")
@@ -41,10 +47,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vivace.workflows import texts
-    from vivace.workflows.distill import Settings, distill
+    from vivace.workflows.distill import Settings, distill, with_teacher
 
-    said = texts.from_file(args.texts)
     settings = read_settings(args, Settings, "distill")
+    if args.student:
+        return _told(args, with_teacher(find_bundle(args.model), args.student, args.out, overwrite=args.force))
+    if not args.texts:
+        raise UsageError("give the sentences to learn from: --texts FILE (or a trained student: --student FOLDER)")
+    said = texts.from_file(args.texts)
     if args.causal:
         return _causal(args, said, settings)
     with progress(args) as tell:
@@ -57,6 +67,10 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.force,
             progress=tell,
         )
+    return _told(args, made)
+
+
+def _told(args: argparse.Namespace, made: Bundle) -> int:
     if args.json:
         print_json({"bundle": str(made.path), "digest": made.digest})
     else:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -102,6 +103,14 @@ def write_student(teacher: Bundle, school: object, folder: Path) -> None:
     with atomic_folder(folder, overwrite=True) as made:
         (made / "config.json").write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
         save_file(weights, made / "model.safetensors")
+
+
+def with_teacher(teacher: Bundle, student: Path, out: Path, *, overwrite: bool = False) -> Bundle:
+    """The bundle of a student that was trained before: `student` is what `write_student` made. Raises ModelError for
+    another folder."""
+    with TemporaryDirectory() as folder:
+        with_vocoder(teacher, student, Path(folder) / out.name)
+        return import_model(Path(folder) / out.name, out, overwrite=overwrite)
 
 
 def with_vocoder(teacher: Bundle, student: Path, out: Path) -> None:
