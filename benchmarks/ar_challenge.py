@@ -14,6 +14,7 @@ import argparse
 import json
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +26,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from vivace.core import machine, registry
-from vivace.core.bundle import Bundle
+from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.contracts import Context
 from vivace.core.settings import parse
 from vivace.core.speech import Request
@@ -74,10 +75,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="of one request; the baseline gets 2")
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--quick", action="store_true", help="print the figures, write no page")
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)  # the folder of a run: this is one arm of it
     args = parser.parse_args()
+    if args.inside:
+        print(json.dumps(measure(open_bundle(args.inside / "original"), args.arms[0], args.inside, args)))
+        return 0
     with tempfile.TemporaryDirectory() as folder:
-        original = transformer_mel.import_(challenge(Path(folder), args.frames), Path(folder) / "original")
-        found = {name: measure(original, name, Path(folder), args) for name in args.arms}
+        transformer_mel.import_(challenge(Path(folder), args.frames), Path(folder) / "original")
+        found = {name: in_a_process(name, folder, args) for name in args.arms}
     if not args.quick:
         PAGE.write_text(page(found, args), encoding="utf-8")
         figures = json.dumps({"machine": machine.describe(), "arms": found}, indent=1)
@@ -115,6 +120,15 @@ def derived(bundle: Bundle, arm: Arm, folder: Path) -> Bundle:
         context = Context(lambda stage, parent=parent: record(parent, [TEXT])[stage], threads=machine.cores())
         bundle = module.apply(bundle, out, parse(module.Settings, given, name), context) if not out.exists() else bundle
     return bundle
+
+
+def in_a_process(name: str, folder: str, args: argparse.Namespace) -> dict[str, Any]:
+    """An arm in a process of its own, so that its peak of memory is its own."""
+    given = ["--frames", args.frames, "--threads", args.threads, "--rounds", args.rounds]
+    command = [sys.executable, __file__, "--inside", folder, "--arms", name, *map(str, given)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 class Stopwatch:
@@ -171,7 +185,7 @@ def speak(engine: Engine, count: int, frames: int, spent: dict[str, float]) -> d
     assert round(audio * 22050 / 256) == count * frames, "not the same number of frames"
     whole = time.perf_counter() - begun
     ar = whole - spent["vocoder"]  # the engine's own work counts as the AR stage's
-    return {"seconds": whole, "ar": ar, "latency": statistics.mean(ended), "audio": audio}
+    return {"seconds": whole, "ar": ar, "latencies": ended, "audio": audio}
 
 
 def page(found: dict[str, Any], args: argparse.Namespace) -> str:
@@ -184,8 +198,9 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
         "with lowest and highest. AR is encoder, decoder and the engine's own work; the whole has the vocoder too. "
         "Made by `python benchmarks/ar_challenge.py`.",
         "",
-        "| arm | requests at once | n | AR, s | whole, s | AR, times as fast | whole, times as fast | per s | RTF |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| arm | requests at once | n | AR, s | whole, s | AR, times as fast | whole, times as fast | per s | latency: "
+        "mean, p95, s | RTF | peak, MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     base = {key: statistics.median(r[key] for r in found["baseline"]["rows"]) for key in ("ar", "seconds")}
     for arm in found.values():
@@ -193,10 +208,12 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
             rows = [row for row in arm["rows"] if row["concurrency"] == count]
             ar, whole = (sorted(row[key] for row in rows) for key in ("ar", "seconds"))
             mid_ar, mid = statistics.median(ar), statistics.median(whole)
+            waits = [seconds for row in rows for seconds in row["latencies"]]
             lines.append(
                 f"| {arm['words']} | {count} | {len(rows)} | {mid_ar:.2f} ({ar[0]:.2f} to {ar[-1]:.2f}) | {mid:.2f} "
                 f"({whole[0]:.2f} to {whole[-1]:.2f}) | {base['ar'] * count / mid_ar:.0f} "
-                f"| {base['seconds'] * count / mid:.0f} | {count / mid:.2f} | {mid / rows[0]['audio']:.3f} |"
+                f"| {base['seconds'] * count / mid:.0f} | {count / mid:.2f} | {np.mean(waits):.2f}, "
+                f"{np.quantile(waits, 0.95):.2f} | {mid / rows[0]['audio']:.3f} | {arm['peak_mb']:.0f} |"
             )
     cache = next(iter(found.values()))["cache_mb_a_request"]
     lines += ["", f"The cache of a request of {args.frames} frames takes {cache:.1f} MB.", ""]
