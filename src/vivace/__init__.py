@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from vivace.workflows.synthesize import synthesize as synthesize
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'vivace' has no attribute {name!r}")

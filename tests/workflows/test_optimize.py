@@ -162,6 +162,33 @@ def test_a_damaged_leftover_is_made_again(toy: Bundle, tmp_path: Path) -> None:
     assert go(toy, tmp_path / "out", plan(("weights_fp16", "size")), overwrite=True).met
 
 
+def test_the_model_itself_is_no_output(toy: Bundle) -> None:
+    with pytest.raises(BundleError, match="is the model itself"):
+        go(toy, toy.path, plan(("weights_fp16", "size")), overwrite=True)
+
+
+def test_times_of_other_runs_are_on_the_clock_of_the_first(
+    toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine is three times slower when the second pass is timed."""
+    quick, runs = timed({"weights_fp16": 1.25, "int8_dynamic": 2.0}), []
+
+    def slowing(arms: Mapping[str, Bundle], **asked: Any) -> Timings:
+        found: Timings = quick(arms, **asked)
+        runs.append(found)
+        if len(runs) > 1:
+            found.whole = {arm: {t: [3 * s for s in v] for t, v in by.items()} for arm, by in found.whole.items()}
+        found.waited = 0.2 * len(runs)
+        return found
+
+    monkeypatch.setattr(_judge, "measure", slowing)
+    passes = plan(("weights_fp16", "size"), ("int8_dynamic", "speed"))
+    details = go(toy, tmp_path / "out", passes).report.details
+    first, *others = (v["latency"][0]["p50_ms"] for v in details["variants"])
+    assert [first / other for other in others] == [pytest.approx(v["overall"]["value"]) for v in details["variants"][1:]]
+    assert details["waited_share"] == pytest.approx(0.4)
+
+
 def test_the_output_is_not_overwritten_unasked(toy: Bundle, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(BundleError, match="exists"):

@@ -64,6 +64,8 @@ def test_unknown_recipe_and_missing_file() -> None:
 def test_a_single_pass_from_words() -> None:
     plan = recipe.single("int8_dynamic", {}, "size")
     assert plan.passes[0].objective == "size"
+    assert recipe.single("int8_dynamic", {}).objective == "speed"
+    assert recipe.single("weights_int8", {}).objective == "size"  # it can do nothing else
     with pytest.raises(UsageError, match="unknown setting"):
         recipe.single("int8_dynamic", {"colour": "red"})
 

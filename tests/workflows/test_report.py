@@ -247,6 +247,7 @@ def test_a_gate_that_let_damage_through_is_cautioned_about(optimized):
     proofs = [{**proof, "refused": k > 0} for k, proof in enumerate(optimized.details["sensitivity"])]
     told = reports.render_markdown(changed(optimized, sensitivity=proofs))
     assert "Caution: The gate did not refuse 1 of 4 deliberate damages: white noise, 30 dB below speech." in told
+    assert "Caution: The machine was busy: 31%" in reports.render_markdown(changed(optimized, waited_share=0.31))
     floor = [{"metric": "wer", "difference": {"value": 0.0, "low": -0.02, "high": 0.02, "n": 9}, "margin": 0.01}]
     told = reports.render_markdown(changed(optimized, noise_floor=floor))
     assert "Caution: Word error rate: another seed alone may differ by more than the margin." in told

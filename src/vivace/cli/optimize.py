@@ -116,12 +116,13 @@ def _work(args: argparse.Namespace) -> Callable[..., Any]:
         return partial(optimize, recipe=recipe.load(args.recipe))
     if args.objective not in (None, *recipe.OBJECTIVES):
         raise UsageError(f"--objective is {args.objective!r}; with --pass, choose from {', '.join(recipe.OBJECTIVES)}")
-    return partial(optimize, recipe=recipe.single(args.pass_, pairs(args.set), args.objective or "speed"))
+    return partial(optimize, recipe=recipe.single(args.pass_, pairs(args.set), args.objective or ""))
 
 
 def show(details: dict[str, Any] | Any) -> None:
     """The verdict, the variants and the passes, as tables on standard output."""
     from vivace.workflows._report_tables import named
+    from vivace.workflows._stopwatch import BUSY, busy_words
 
     first = details["variants"][0]
     shown = [m for m in ("predicted_mos", "dnsmos", "wer") if m in first["scores"]]
@@ -153,4 +154,6 @@ def show(details: dict[str, Any] | Any) -> None:
         print("\n".join(f"{name}: {words}" for name, words in candidates))
     else:
         table("Passes", ["pass", "verdict", "why"], verdicts)
+    if (waited := details.get("waited_share") or 0.0) >= BUSY:
+        print(busy_words(waited))
     print(details["verdict"])

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _text(args: argparse.Namespace) -> str:
     if (args.text is None) == (args.file is None):
-        raise UsageError("give the text as an argument, as - for standard input, or by --file")
+        raise UsageError("give the text one way only: as an argument, as - for standard input, or by --file")
     try:
         if args.file:
             return str(args.file.read_text(encoding="utf-8"))

@@ -151,7 +151,7 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
 def atomic_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary sibling of `out`, renamed to `out` at the end, removed on any exception (Ctrl-C too)."""
     out = Path(out)
-    _free(out, overwrite)
+    check_free(out, overwrite)
     if out.exists() and not out.is_dir():
         raise BundleError(f"{out} is a file; choose another name")
     try:
@@ -162,7 +162,7 @@ def atomic_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         yield folder
         folder.chmod(0o755)  # mkdtemp makes it private; a bundle is an ordinary folder
-        _free(out, overwrite)  # somebody else may have written it meanwhile
+        check_free(out, overwrite)  # somebody else may have written it meanwhile
         _put(folder, out)
     except OSError as error:
         raise BundleError(f"cannot write {out}: {_reason(error)}") from error
@@ -170,7 +170,8 @@ def atomic_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free(out: Path, overwrite: bool) -> None:
+def check_free(out: Path, overwrite: bool) -> None:
+    """Raises BundleError if `out` exists and may not be replaced: to be asked before long work, too."""
     if out.exists() and not overwrite:
         raise BundleError(f"{out} exists; choose another name or pass --force")
 

@@ -24,6 +24,7 @@ from vivace.passes._symbolic import Symbols
 
 SUMMARY = "Exact: folds constants and sizes, drops what does nothing; faster to load and on short text"
 NEEDS: frozenset[str] = frozenset()
+OBJECTIVE = "size"
 VERSION = "1"
 MAX_ROUNDS = 20
 SMALL = 4096  # bytes of a constant that a clean-up may have made

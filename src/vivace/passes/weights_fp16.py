@@ -16,6 +16,7 @@ from vivace.passes import _onnx, _storage
 
 SUMMARY = "Stores weights as fp16 (half the size), computes in fp32 as before"
 NEEDS: frozenset[str] = frozenset()
+OBJECTIVE = "size"
 VERSION = "1"
 
 

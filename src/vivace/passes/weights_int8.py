@@ -17,6 +17,7 @@ from vivace.passes import _onnx, _storage
 
 SUMMARY = "Stores weights as int8 by channel (a quarter of the size), computes in fp32"
 NEEDS: frozenset[str] = frozenset()
+OBJECTIVE = "size"
 VERSION = "1"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vivace.core import machine, registry
-from vivace.core.bundle import Bundle, open_bundle
+from vivace.core.bundle import Bundle, check_free, open_bundle
 from vivace.core.contracts import Context, Progress
 from vivace.core.errors import BundleError, UsageError, VivaceError
 from vivace.core.report import Report
@@ -77,10 +77,11 @@ class Run:
         return self.recorded[bundle.digest][stage]
 
 
-def check_free(out: Path, overwrite: bool) -> None:
-    """Raises BundleError if `out` exists and may not be replaced, before anything is measured."""
-    if out.exists() and not overwrite:
-        raise BundleError(f"{out} exists; choose another name or pass --force")
+def check_output(bundle: Bundle, out: Path, overwrite: bool) -> None:
+    """Raises BundleError if `out` may not be written, before anything is measured."""
+    if out.resolve() == bundle.path.resolve():
+        raise BundleError(f"{out} is the model itself, which stays as it is; choose another name")
+    check_free(out, overwrite)
 
 
 def check_stages(bundle: Bundle, recipe: Recipe) -> None:
@@ -305,6 +306,7 @@ def finish(
         "budget_met": met,
         "verdict": verdict,
         "final": final.id,
+        "waited_share": max((v.timings.waited for v in variants if v.timings), default=first.waited),
         "seconds": time.perf_counter() - run.begun,
     }
     report = Report(

@@ -20,6 +20,7 @@ from vivace.workflows._report_tables import (
     scale,
     value,
 )
+from vivace.workflows._stopwatch import BUSY, busy_words
 from vivace.workflows.benchmark import threads_words
 
 
@@ -184,6 +185,8 @@ def _turned(story: Story, before: str, after: str) -> str:
 
 
 def _cautions(story: Story) -> Iterable[str]:
+    if (waited := story.details.get("waited_share") or 0.0) >= BUSY:
+        yield busy_words(waited)
     damages = story.details.get("sensitivity") or ()
     missed = [str(d.get("damage", "")) for d in damages if not d.get("refused")]
     if missed:

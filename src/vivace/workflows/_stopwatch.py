@@ -19,6 +19,7 @@ from vivace.engine.engine import Engine
 
 TOKENS, ENGINE = "text to tokens", "engine"
 ENCODE, DECODE = "encode_text", "decode"
+BUSY = 0.05  # of the time spent waiting for a core: from here on the figures say more about the neighbours
 SCHEDSTAT = Path("/proc/thread-self/schedstat")
 
 
@@ -121,7 +122,7 @@ class Timed:
     def read(self, text: str) -> Reading:
         watch = self._watch
         watch.reset()
-        waited = _waited()
+        waited = waited_for_a_core()
         begun = watch.clock()
         audio = read_all(self.engine, [Request("timed", text, seed=1)])
         seconds = watch.clock() - begun
@@ -134,10 +135,10 @@ class Timed:
             calls[name] = calls.get(name, 0) + 1
         parts[ENGINE] = seconds - sum(parts.values())
         steps = tuple((span.prefix, span.seconds) for span in watch.stages if self._names[span.name] == DECODE)
-        return Reading(seconds, parts, calls, audio, _waited() - waited, steps)
+        return Reading(seconds, parts, calls, audio, waited_for_a_core() - waited, steps)
 
 
-def _waited() -> float:
+def waited_for_a_core() -> float:
     """Seconds so far that this thread could have run and got no core; always 0 where the system does not tell."""
     try:
         return int(SCHEDSTAT.read_text().split()[1]) / 1e9
@@ -162,6 +163,13 @@ def events(
             if event.reason == "error":
                 raise VivaceError(event.error)
             yield event
+
+
+def busy_words(waited: float) -> str:
+    return (
+        f"The machine was busy: {100 * waited:.0f}% of the time went by waiting for a core, so the times are too long "
+        "and their spread too wide. Measure again when it is quiet."
+    )
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from vivace.core.stage import RuntimeOptions
 from vivace.engine.engine import Engine, speak, stream
 from vivace.workflows import stats, texts
 from vivace.workflows._memory import peak_memory
+from vivace.workflows._stopwatch import waited_for_a_core
 from vivace.workflows._streaming import listen
 
 
@@ -32,6 +33,7 @@ class Timings:
 
     `whole` of a run without stream; `first` to the first audio of a streamed one, `gap` the longest wait between two
     of its chunks, `low` the least that a listener had left to play (see _streaming). `audio` is what was spoken.
+    `waited` is the share of the time that went by waiting for a core.
     """
 
     threads: int
@@ -42,6 +44,7 @@ class Timings:
     load: dict[str, list[float]] = field(default_factory=dict)
     gap: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     low: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    waited: float = 0.0
 
     def joined(self, more: Timings) -> Timings:
         """With the rounds of `more`, of the same arms and texts, behind these."""
@@ -53,7 +56,7 @@ class Timings:
             for name in ("whole", "first", "gap", "low")
         }
         load = {arm: [*seconds, *more.load[arm]] for arm, seconds in self.load.items()}
-        return replace(self, load=load, **kept)
+        return replace(self, load=load, waited=max(self.waited, more.waited), **kept)
 
     def ratio(self, parent: str, child: str, text: str) -> stats.Interval:
         """How many times faster the child is on one text: ratio of medians, over the same rounds."""
@@ -102,6 +105,7 @@ def measure(
             for kept in (result.whole, result.first, result.gap, result.low):
                 kept[arm] = {text: [] for text in said}
             result.audio[arm] = {}
+        begun, waited = time.perf_counter(), waited_for_a_core()
         for k in range(rounds + 1):  # the first round warms up
             for name, text in said.items():
                 order = list(arms)
@@ -119,6 +123,7 @@ def measure(
                         result.gap[arm][name].append(streamed.worst_gap)
                         result.low[arm][name].append(streamed.low)
             progress(f"timing round {k}/{rounds}", k / rounds)
+        result.waited = (waited_for_a_core() - waited) / (time.perf_counter() - begun)
     return result
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from vivace.core import registry
-from vivace.core.bundle import MANIFEST, Bundle
+from vivace.core.bundle import MANIFEST, Bundle, check_free
 from vivace.core.errors import UsageError
 
 
 def import_model(source: Path, out: Path, *, family: str = "", overwrite: bool = False) -> Bundle:
     """Imports `source` with the family that recognises it, or with the one that is named.
 
-    Raises UsageError if the path is missing or no family takes it, ModelError if the model is not what it claims
-    to be.
+    Raises UsageError if the path is missing or no family takes it, BundleError if `out` exists, ModelError if the model
+    is not what it claims to be.
     """
     source = Path(source)
     if not source.exists():
         raise UsageError(f"{source} does not exist")
     if (source / MANIFEST).exists():
         raise UsageError(f"{source} is a bundle already; use it as it is")
+    check_free(Path(out), overwrite)
     names = [family] if family else registry.names("families")
     for name in names:
         module = registry.load("families", name)

@@ -38,7 +38,7 @@ def optimize(
     Raises UsageError for texts that serve both, BundleError if `out` exists or cannot be written.
     """
     out = Path(out)
-    _judge.check_free(out, overwrite)
+    _judge.check_output(bundle, out, overwrite)
     _judge.check_stages(bundle, recipe)
     run = _judge.prepare(
         out,

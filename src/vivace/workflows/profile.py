@@ -28,7 +28,7 @@ from vivace.workflows._memory import peak_memory
 from vivace.workflows._profile_figures import measurements
 from vivace.workflows._profile_plots import plot
 from vivace.workflows._roofline import assess, whole
-from vivace.workflows._stopwatch import ENGINE, TOKENS, Reading, Timed, interval, loop_stage, part_names, read_all
+from vivace.workflows._stopwatch import BUSY, ENGINE, TOKENS, Reading, Timed, interval, loop_stage, part_names, read_all
 from vivace.workflows._timeline import write_timeline
 
 __all__ = ["plot", "profile", "write_timeline"]
@@ -37,7 +37,6 @@ LOADS = 3
 BATCHES, STEP_BATCHES = (1, 2, 4, 8), (1, 4, 16, 32)  # the second of a model that makes frames step by step
 COUNTED = 24  # runs of a stage that runs once for each frame whose operations are counted, evenly spread
 SLOW = 5.0  # seconds of a reading: from here on, its operators are traced once instead of three times
-BUSY = 0.05  # of the time spent waiting for a core: from here on the figures say more about the neighbours
 
 
 def profile(

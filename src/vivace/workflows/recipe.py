@@ -114,9 +114,11 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def single(name: str, settings: dict[str, Any], objective: str = "speed") -> Recipe:
-    """A recipe of one pass, as the command line writes it. Raises UsageError for unknown names or settings."""
+def single(name: str, settings: dict[str, Any], objective: str = "") -> Recipe:
+    """A recipe of one pass, as the command line writes it; without an objective, the pass's own. Raises UsageError for
+    unknown names or settings."""
     module = registry.load("passes", name)
+    objective = objective or getattr(module, "OBJECTIVE", "speed")
     entry = Entry(name, _objective(objective, name), parse(module.Settings, settings, name))
     return Recipe(name, module.SUMMARY, entry.objective, (entry,))
 

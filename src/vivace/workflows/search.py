@@ -63,7 +63,7 @@ def search(
     Interrupted, it goes on where it was. Raises UsageError as `optimize` does, and MissingDependency without optuna.
     """
     out, wanted, settings = Path(out), wanted or Settings(), settings or gate.Settings()
-    _judge.check_free(out, overwrite)
+    _judge.check_output(bundle, out, overwrite)
     seconds = 60 * wanted.minutes
     run = _judge.prepare(
         out,
