@@ -58,6 +58,7 @@ CACHE = ("kv_cache", {})
 INT8 = ("int8_dynamic", {"stages": ["step"], "op_types": ["MatMul"]})
 BF16 = ("place", {"stages": ["step"], "precision": "bf16"})
 ARMS = {
+    "pytorch": Arm("the challenge as it is: PyTorch, every step computes all frames anew, one text at a time, fp32"),
     "baseline": Arm("every step computes all frames anew, one text at a time, fp32"),
     "cache": Arm("+ KV cache", (CACHE,)),
     "int8": Arm("+ KV cache, INT8 dynamic", (CACHE, INT8)),
@@ -149,6 +150,8 @@ class Stopwatch:
 
 def measure(original: Bundle, name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     arm = ARMS[name]
+    if name == "pytorch":
+        return in_pytorch(original, folder, args)
     work = folder / name
     work.mkdir()
     bundle = derived(original, arm, work)
@@ -169,6 +172,37 @@ def measure(original: Bundle, name: str, folder: Path, args: argparse.Namespace)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     cache = 8 * 6 * 512 * args.frames / 1e6
     return {"words": arm.words, "mb": bundle.size / 1e6, "peak_mb": peak, "cache_mb_a_request": cache, "rows": rows}
+
+
+def in_pytorch(original: Bundle, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The same model in plain PyTorch. Its vocoder is left out of the time."""
+    import torch
+    from safetensors.torch import load_file
+
+    from vivace.workflows._causal_module import Transformer
+
+    torch.set_num_threads(args.threads)
+    module = Transformer(original.defaults, load_file(folder / "challenge" / "model.safetensors"))
+    tokens = torch.tensor([[CHARACTERS.index(c) for c in TEXT]])
+    rows = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        frames = module.generate(tokens, causal=True)
+        took = time.perf_counter() - begun
+        assert len(frames) == args.frames
+        rows.append(
+            {"concurrency": 1, "seconds": took, "ar": took, "latencies": [took], "audio": args.frames * 256 / 22050}
+        )
+        print(f"pytorch at 1: {took:.2f} s AR", file=sys.stderr, flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    cache = 8 * 6 * 512 * args.frames / 1e6
+    return {
+        "words": ARMS["pytorch"].words,
+        "mb": original.size / 1e6,
+        "peak_mb": peak,
+        "cache_mb_a_request": cache,
+        "rows": rows,
+    }
 
 
 def speak(engine: Engine, count: int, frames: int, spent: dict[str, float]) -> dict[str, float]:
@@ -195,14 +229,16 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
         "",
         f"{m['cpu']}, {args.threads} threads, Python {m['python']}, ONNX Runtime {m['packages']['onnxruntime']}. 50 "
         f"characters, {args.frames} frames in every arm, seeded weights of the challenge's sizes. Medians, "
-        "with lowest and highest. AR is encoder, decoder and the engine's own work; the whole has the vocoder too. "
+        "with lowest and highest. AR is encoder, decoder and the engine's own work; the whole has the vocoder too "
+        "(PyTorch's is not timed). "
         "Made by `python benchmarks/ar_challenge.py`.",
         "",
-        "| arm | requests at once | n | AR, s | whole, s | AR, times as fast | whole, times as fast | per s | latency: "
-        "mean, p95, s | RTF | peak, MB |",
+        "| arm | requests at once | n | AR, s | whole, s | AR: times PyTorch, times the baseline "
+        "| whole, times the baseline | per s | latency: mean, p95, s | RTF | peak, MB |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     base = {key: statistics.median(r[key] for r in found["baseline"]["rows"]) for key in ("ar", "seconds")}
+    slow = statistics.median(r["ar"] for r in found["pytorch"]["rows"])
     for arm in found.values():
         for count in sorted({row["concurrency"] for row in arm["rows"]}):
             rows = [row for row in arm["rows"] if row["concurrency"] == count]
@@ -211,7 +247,8 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
             waits = [seconds for row in rows for seconds in row["latencies"]]
             lines.append(
                 f"| {arm['words']} | {count} | {len(rows)} | {mid_ar:.2f} ({ar[0]:.2f} to {ar[-1]:.2f}) | {mid:.2f} "
-                f"({whole[0]:.2f} to {whole[-1]:.2f}) | {base['ar'] * count / mid_ar:.0f} "
+                f"({whole[0]:.2f} to {whole[-1]:.2f}) | {slow * count / mid_ar:.0f}, "
+                f"{base['ar'] * count / mid_ar:.0f} "
                 f"| {base['seconds'] * count / mid:.0f} | {count / mid:.2f} | {np.mean(waits):.2f}, "
                 f"{np.quantile(waits, 0.95):.2f} | {mid / rows[0]['audio']:.3f} | {arm['peak_mb']:.0f} |"
             )

@@ -185,7 +185,9 @@ def test_times_of_other_runs_are_on_the_clock_of_the_first(
     passes = plan(("weights_fp16", "size"), ("int8_dynamic", "speed"))
     details = go(toy, tmp_path / "out", passes).report.details
     first, *others = (v["latency"][0]["p50_ms"] for v in details["variants"])
-    assert [first / other for other in others] == [pytest.approx(v["overall"]["value"]) for v in details["variants"][1:]]
+    assert [first / other for other in others] == [
+        pytest.approx(v["overall"]["value"]) for v in details["variants"][1:]
+    ]
     assert details["waited_share"] == pytest.approx(0.4)
 
 

@@ -20,7 +20,9 @@ def open_sessions(
     closed."""
 
     def one(stage: Stage) -> Session:
-        known = replace(options, digest=bundle.files.get(stage.file, ""))
+        # Steps follow one another at once: threads that slept in between would take longer to wake than to work.
+        spin = options.spin or stage.loop == "frame"
+        known = replace(options, spin=spin, digest=bundle.files.get(stage.file, ""))
         session: Session = registry.load("runtimes", stage.runtime).open(stage, bundle.file(stage.file), known)
         return session
 

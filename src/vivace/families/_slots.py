@@ -112,8 +112,12 @@ class Slots:
         for name, value in values.items():
             spec, array = self._specs[name], self._arrays[name]
             count = value.shape[spec.axis + 1]
-            for k, (slot, start) in enumerate(zip(slots, starts, strict=True)):
-                array[slot][spec.part(start, start + count)] = value[k]
+            if count == 1:  # a step: all rows at once
+                array[(list(slots), *(slice(None),) * spec.axis, list(starts))] = value.take(0, spec.axis + 1)
+            else:
+                for k, (slot, start) in enumerate(zip(slots, starts, strict=True)):
+                    array[slot][spec.part(start, start + count)] = value[k]
+            for slot, start in zip(slots, starts, strict=True):
                 self._used[slot] = max(self._used[slot], start + count)
 
     def cut(self, values: Mapping[str, Array], row: int, positions: int) -> dict[str, Array]:
@@ -132,8 +136,8 @@ class Slots:
         self._slots, self._room = slots, room
         self._arrays = {name: np.zeros(spec.whole(slots, room), spec.dtype) for name, spec in self._specs.items()}
         for name, spec in self._specs.items():
-            for k, used in enumerate(self._used):
-                self._arrays[name][k][spec.part(0, used)] = old[name][k][spec.part(0, used)]
+            held = (slice(len(self._rows)), *spec.part(0, max(self._used, default=0)))
+            self._arrays[name][held] = old[name][held] if held[0].stop else 0
 
 
 def _blocks(positions: int) -> int:

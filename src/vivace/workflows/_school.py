@@ -22,6 +22,7 @@ from vivace.workflows._student_shape import StudentShape
 RATE, WARM, DECAY_FROM = 1e-3, 300, 0.55  # learning rate; steps of warm-up; share of the time after which it falls
 KEEP = 0.999  # of the running mean of the weights
 BATCH_STEPS, LONGEST = 1000, 260  # decoder steps of a batch, and of one row (longer sentences are cropped)
+FREE_FROM = 0.4  # share of the time after which all rows hear themselves
 NOISE = 0.15  # standard deviations, on the frames that the student is given as its own
 SAVE_EVERY = 60.0
 
@@ -104,7 +105,7 @@ class School:
             memory = student.remember(read, batch.durations)
             before = batch.before
             if share > 0.03:
-                before = self._own(batch, memory, min(1.0, share / 0.3))
+                before = self._own(batch, memory, share)
             before = before + NOISE * torch.rand(before.shape[0], 1, 1) * torch.randn_like(before)
             frames = student.speak(memory, batch.token_mask, before, batch.reader, batch.phase)
             prior = student.prior(read)
@@ -131,16 +132,23 @@ class School:
         named = {"frames": near, "heard": heard_loss, "durations": lasts_loss, "prior": prior_loss}
         return {name: float(value.detach()) for name, value in named.items()}
 
-    def _own(self, batch: Batch, memory: Tensor, most: float) -> Tensor:
-        """Half of the rows get some of their own frames in place of the teacher's (scheduled sampling, Bengio 2015)."""
-        rows = torch.randperm(len(memory))[: max(1, len(memory) // 2)]
-        given = (memory, batch.token_mask, batch.before, batch.reader, batch.phase)
-        with torch.no_grad():
-            said = self.student.speak(*(tensor[rows] for tensor in given))
-        said = torch.cat([batch.before[rows, :1], said[:, :-1].float()], 1)
-        own = torch.rand(*said.shape[:2], 1) < most * torch.rand(len(rows), 1, 1)
+    def _own(self, batch: Batch, memory: Tensor, share: float) -> Tensor:
+        """Half of the rows get some of their own frames in place of the teacher's (scheduled sampling, Bengio 2015);
+        later all, and what they say after their own frames: two passes come nearer to speaking freely than one."""
+        late = share > FREE_FROM
+        rows = torch.randperm(len(memory))[: len(memory) if late else max(1, len(memory) // 2)]
+        part = torch.rand(len(rows), 1, 1) * min(1.0, share / 0.3)
+        own = torch.rand(len(rows), batch.before.shape[1], 1) < part
+        memory, mask, true, reader, phase = (
+            tensor[rows] for tensor in (memory, batch.token_mask, batch.before, batch.reader, batch.phase)
+        )
+        given = true
+        for _ in range(1 + late):
+            with torch.no_grad():
+                said = self.student.speak(memory, mask, given, reader, phase)
+            given = torch.where(own, torch.cat([true[:, :1], said[:, :-1].float()], 1), true)
         mixed = batch.before.clone()
-        mixed[rows] = torch.where(own, said, batch.before[rows])
+        mixed[rows] = given
         return mixed
 
     def _steps(self, lesson: Lesson) -> dict[str, Array]:
