@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,8 @@ class Slots:
             spec, array = self._specs[name], self._arrays[name]
             count = value.shape[spec.axis + 1]
             if count == 1:  # a step: all rows at once
-                array[(list(slots), *(slice(None),) * spec.axis, list(starts))] = value.take(0, spec.axis + 1)
+                at: tuple[Any, ...] = (list(slots), *(slice(None),) * spec.axis, list(starts))
+                array[at] = value.take(0, spec.axis + 1)
             else:
                 for k, (slot, start) in enumerate(zip(slots, starts, strict=True)):
                     array[slot][spec.part(start, start + count)] = value[k]
