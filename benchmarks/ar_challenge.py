@@ -230,7 +230,7 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
         f"{m['cpu']}, {args.threads} threads, Python {m['python']}, ONNX Runtime {m['packages']['onnxruntime']}. 50 "
         f"characters, {args.frames} frames in every arm, seeded weights of the challenge's sizes. Medians, "
         "with lowest and highest. AR is encoder, decoder and the engine's own work; the whole has the vocoder too "
-        "(PyTorch's is not timed). "
+        "(PyTorch's is not timed). A peak holds the passes that made the arm, too. "
         "Made by `python benchmarks/ar_challenge.py`.",
         "",
         "| arm | requests at once | n | AR, s | whole, s | AR: times PyTorch, times the baseline "

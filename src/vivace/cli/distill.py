@@ -21,7 +21,7 @@ The voice speaks the sentences (several thousand, one a line) without noise; the
 voice's own decoder stays its vocoder. Interrupt it and run the same command again: it goes on where it was, and more
 minutes go on from what was learned. What the student is worth, vivace evaluate and vivace benchmark tell.
 
-  vivace distill sample --student voices/joe-ar -o student
+  vivace distill sample --student trained -o student
 
 With --student nothing is trained: a student that was made so before gets its voice's decoder again.
 
