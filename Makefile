@@ -2,6 +2,7 @@
 #   make demo   the main job on a real voice, with a report
 #   make test   lint, types and all tests
 PYTHON ?= python3
+export PYTHONWARNDEFAULTENCODING = 1
 BIN = .venv/bin
 READY = .venv/.ready
 

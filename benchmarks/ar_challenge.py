@@ -87,7 +87,7 @@ def main() -> int:
     if not args.quick:
         PAGE.write_text(page(found, args), encoding="utf-8")
         figures = json.dumps({"machine": machine.describe(), "arms": found}, indent=1)
-        PAGE.with_suffix(".json").write_text(figures + "\n")
+        PAGE.with_suffix(".json").write_text(figures + "\n", encoding="utf-8")
     return 0
 
 
@@ -109,7 +109,7 @@ def challenge(folder: Path, frames: int) -> Path:
         "repeat_seconds": 0, "still_seconds": 0,  # what drawn weights say may be a loop
         "max_steps": frames, "vocoder": {"channels": CHANNELS, "strides": STRIDES},
     }  # fmt: skip
-    (made / "config.json").write_text(json.dumps(config))
+    (made / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return made
 
 

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     log = Log(args.work / f"{bundle.digest[:12]}-{args.requests}.json", about)
     for name in [*MODES, *PEAKS * REPEATS][len(log.rounds) :]:
         command = [sys.executable, __file__, str(args.bundle), "--requests", str(args.requests), "--child", name]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, encoding="utf-8")
         log.add({"name": name} | json.loads(done.stdout.splitlines()[-1]))
         print(f"{name}: done", file=sys.stderr, flush=True)
     found = about | {"created": datetime.now(UTC).isoformat(timespec="seconds")} | figures(log.rounds)

@@ -85,14 +85,14 @@ def made(folder: Path, changes: dict[str, Any]) -> Path:
     out = folder / "model"
     (out / "vocoder").mkdir(parents=True)
     given = {"model_type": "speecht5", "vocab_size": 81, "max_speech_positions": 1876, "max_text_positions": 600}
-    (out / "config.json").write_text(json.dumps({**given, "maxlenratio": RATIO, **changes}))
+    (out / "config.json").write_text(json.dumps({**given, "maxlenratio": RATIO, **changes}), encoding="utf-8")
     mels = {"model_in_dim": changes["num_mel_bins"], "upsample_initial_channel": 32} if changes else {}
-    (out / "vocoder" / "config.json").write_text(json.dumps({"model_type": "hifigan", **mels}))
+    (out / "vocoder" / "config.json").write_text(json.dumps({"model_type": "hifigan", **mels}), encoding="utf-8")
     save_file(weights(graph.weights_wanted(files.read_config(out).shape)), out / "model.safetensors")
     wanted = hifigan.weights_wanted(hifigan.read(out / "vocoder"))
     save_file(weights(wanted), out / "vocoder" / "model.safetensors")
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u2581", *ALPHABET]
-    (out / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
+    (out / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}), encoding="utf-8")
     np.save(out / "somebody.npy", np.random.default_rng(1).standard_normal(files.read_config(out).shape.speaker))
     return out
 
@@ -182,7 +182,7 @@ class Upstream:
         self.vocoder = transformers.SpeechT5HifiGan.from_pretrained(path / "vocoder").eval()
         self.size = sum(p.numel() for p in self.model.parameters())
         self._voice = torch.from_numpy(voice)[None]
-        self._pieces = json.loads((path / "vocab.json").read_text())
+        self._pieces = json.loads((path / "vocab.json").read_text(encoding="utf-8"))
         self._each = self.model.config.reduction_factor
 
     def ids(self, text: str) -> list[int]:

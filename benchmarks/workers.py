@@ -75,15 +75,19 @@ def main() -> int:
         print(json.dumps(measure(bundle, WAYS[args.child], texts.evaluation(args.texts))))
         return 0
     Engine(bundle, RuntimeOptions(threads=1)).close()  # makes the prepared graphs
-    runs = [json.loads(line) for line in args.raw.read_text().splitlines()] if args.raw and args.raw.exists() else []
+    runs = (
+        [json.loads(line) for line in args.raw.read_text(encoding="utf-8").splitlines()]
+        if args.raw and args.raw.exists()
+        else []
+    )
     for k in range(args.rounds):
         for name in args.ways if k % 2 else args.ways[::-1]:
             command = [sys.executable, __file__, str(args.bundle), "--child", name, "--texts", str(args.texts)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
             runs.append({"way": name, **json.loads(done.stdout.splitlines()[-1])})
             print(f"{k + 1}/{args.rounds} {name}: {runs[-1]}", file=sys.stderr, flush=True)
             if args.raw:
-                with args.raw.open("a") as file:
+                with args.raw.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(runs[-1]) + "\n")
     PAGE.write_text(page(bundle, runs, args.texts), encoding="utf-8")
     return 0
@@ -165,7 +169,7 @@ def turns(turn: Any, count: int) -> Iterator[int]:
 
 def proportional(pid: int) -> float:
     """Proportional set size in MB: pages that processes share are split between them."""
-    found = re.search(r"^Pss:\s*(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+    found = re.search(r"^Pss:\s*(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8"), re.M)
     assert found
     return int(found[1]) * 1024 / 1e6
 

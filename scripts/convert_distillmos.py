@@ -141,7 +141,7 @@ def main() -> None:
     onnx.save(small, DATA / "distillmos.onnx")
     GOLDEN.parent.mkdir(exist_ok=True)
     record = {"source": f"distillmos 0.9.1, torch {torch.__version__}", "scores": golden}
-    GOLDEN.write_text(json.dumps(record, indent=1) + "\n")
+    GOLDEN.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def main() -> None:
         "source": f"resemblyzer 0.1.4, torch {torch.__version__}, librosa",
         "embeddings": {name: [round(float(x), 5) for x in e] for name, e in golden.items()},
     }
-    GOLDEN.write_text(json.dumps(record) + "\n")
+    GOLDEN.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

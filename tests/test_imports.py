@@ -121,7 +121,7 @@ def test_the_check_sees_what_is_planted(tmp_path: Path, file: str, line: str, ca
 def loaded(code: str) -> set[str]:
     """The top-level modules that are loaded after the code ran in a fresh interpreter."""
     wrapped = f"import sys\n{code}\nprint('\\n' + __import__('json').dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", wrapped], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", wrapped], capture_output=True, text=True, check=True, encoding="utf-8")
     return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 
 

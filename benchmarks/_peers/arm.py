@@ -276,7 +276,7 @@ def speak(voice: Any, asked: dict[str, Any]) -> dict[str, Any]:
 
 def resident(field: str) -> float:
     """VmRSS (now) or VmHWM (most since this program began) in MB of 10^6 bytes."""
-    found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.M)
     assert found
     return int(found[1]) * 1024 / 1e6
 

@@ -92,7 +92,9 @@ class Process:
     @property
     def proportional_mb(self) -> float:
         """Proportional set size in MB of 10^6 bytes: a page that n processes share counts 1/n in each of them."""
-        found = re.search(r"^Pss:\s*(\d+) kB", Path(f"/proc/{self._child.pid}/smaps_rollup").read_text(), re.M)
+        found = re.search(
+            r"^Pss:\s*(\d+) kB", Path(f"/proc/{self._child.pid}/smaps_rollup").read_text(encoding="utf-8"), re.M
+        )
         assert found
         return int(found[1]) * 1024 / 1e6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,12 @@ TINY = network.Sizes(
 
 
 @pytest.fixture(autouse=True)
-def no_gradients() -> None:
+def no_gradients() -> Iterator[None]:
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(before)
 
 
 def net(stop: float = -20.0, seed: int = 0) -> network.Network:
@@ -42,7 +46,7 @@ def test_the_model_is_the_familys(tmp_path: Path) -> None:
     config = {name: getattr(TINY, name) for name in names} | {"model_type": "transformer_mel", "max_steps": 20}
     config["text"] = {"characters": gpu_ar.CHARACTERS, "lowercase": True, "language": "en"}
     config["vocoder"] = {"channels": TINY.channels, "strides": TINY.strides}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with Engine(transformer_mel.import_(folder, tmp_path / "bundle"), RuntimeOptions(threads=1)) as engine:
         ids = next(iter(engine._model.encode(Request("a", gpu_ar.TEXT)))).tolist()
         theirs = speak(engine, Request("a", gpu_ar.TEXT)).samples
@@ -94,7 +98,7 @@ def test_quick_on_a_cpu_proves_measures_and_prints(capsys: pytest.CaptureFixture
     for words in ("KV cache, batching | 4 | 1 |", "bf16 | 1 | 1 |", "utterances a second, above | 500 |"):
         assert words in said.out
     assert "beside: not run, needs CUDA" in said.err
-    assert not gpu_ar.PAGE.exists() or "| CPU" not in gpu_ar.PAGE.read_text()
+    assert not gpu_ar.PAGE.exists() or "| CPU" not in gpu_ar.PAGE.read_text(encoding="utf-8")
 
 
 def test_what_is_not_proven_is_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,11 +100,11 @@ def test_the_command_goes_on_where_it_was_and_writes_its_page(
         growth.main(words)
     assert growth.main(words) == 0
     assert [name for name in begun if name] == [*growth.MODES, *growth.PEAKS * 3]
-    text = (tmp_path / "p" / "growth.md").read_text()
+    text = (tmp_path / "p" / "growth.md").read_text(encoding="utf-8")
     assert "| one Engine | 101 | 250.0 | 650.0 | 400.0 | 500.0 | 700.0 |" in text
     assert "| book, whole | 3 | 258 | 13.0 | 50.0 | 110.0 |" in text
     assert "1.10 (whole) and 1.10 (streamed) times" in text
-    data = json.loads((tmp_path / "p" / "growth.json").read_text())
+    data = json.loads((tmp_path / "p" / "growth.json").read_text(encoding="utf-8"))
     assert len(data["raw"]) == 14 and data["machine"]["cores"] and data["modes"]["one Engine"]["growth"] == 400
     assert growth.main([*words, "--requests", "7"]) == 0  # other samples, not those on disk
     assert len([name for name in begun if name]) == 28

@@ -126,7 +126,7 @@ def test_an_interrupted_phase_goes_on_where_it_was(tmp_path: Path) -> None:
     Fake.left = 4 * len(ARMS) + 2 * 3 * len(ARMS) + 5  # warm-up, two rounds, and a part of the third
     with pytest.raises(KeyboardInterrupt):
         bench(tmp_path).latency()
-    first = json.loads((tmp_path / "latency.json").read_text())["rounds"]
+    first = json.loads((tmp_path / "latency.json").read_text(encoding="utf-8"))["rounds"]
     assert len(first) == 2
     Fake.left = 10**9
     Fake.said.clear()
@@ -400,7 +400,7 @@ def test_the_page_holds_every_section_and_its_picture(command: Callable[..., str
         ("| Vivace: fast, 1 process, pool of 2", "50 |"),
         ("| Vivace: fast, 2 processes", "100 |"),
     ]
-    data = json.loads((tmp_path / "work" / "peers_cpu.json").read_text())
+    data = json.loads((tmp_path / "work" / "peers_cpu.json").read_text(encoding="utf-8"))
     assert data["raw"]["throughput"]["memory"]["Vivace: fast, 2 processes"] == [100.0]
     assert data["figures"]["latency"] and data["raw"]["varied"]["rounds"]
     assert not (tmp_path / "docs").exists()  # what was only tried is no measurement

@@ -59,8 +59,8 @@ def test_a_profile_with_its_trace_and_its_plot(
     told = as_json(capsys, *words)
     assert told["settings"]["batches"] == [1, 2, 4, 8]
     assert told["details"]["decode"] is None
-    assert json.loads(trace.read_text())["otherData"]["digest"] == told["bundles"]["bundle"]
-    assert "<svg" in plot.read_text()
+    assert json.loads(trace.read_text(encoding="utf-8"))["otherData"]["digest"] == told["bundles"]["bundle"]
+    assert "<svg" in plot.read_text(encoding="utf-8")
 
 
 def test_wrong_usage_is_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +201,7 @@ def test_say_without_a_speaker_says_so(
 
 def test_say_reads_files_and_standard_input(voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "text.txt").write_text("one two.\r\nthree four.", encoding="utf-8")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one two.")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one two."), encoding="utf-8"))
     assert cli.main(["say", str(voice), "--file", str(tmp_path / "text.txt"), "-o", str(tmp_path / "a.wav")]) == EXIT_OK
     assert cli.main(["say", str(voice), "-", "-o", str(tmp_path / "b.wav")]) == EXIT_OK
 

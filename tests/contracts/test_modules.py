@@ -45,7 +45,7 @@ print(json.dumps(failures))
 
 def import_bare(modules: list[str]) -> dict[str, str]:
     command = [sys.executable, "-c", BARE, json.dumps(modules)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
     failures: dict[str, str] = json.loads(done.stdout)
     return failures
 

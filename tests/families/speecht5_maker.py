@@ -37,8 +37,8 @@ def make(
     folder = folder / name
     (folder / "vocoder").mkdir(parents=True)
     given = {"model_type": "speecht5", "architectures": ["SpeechT5ForTextToSpeech"], "maxlenratio": 3.0}
-    (folder / "config.json").write_text(json.dumps({**given, **SIZES, **changes}))
-    (folder / "vocoder" / "config.json").write_text(json.dumps({"model_type": "hifigan", **VOCODER}))
+    (folder / "config.json").write_text(json.dumps({**given, **SIZES, **changes}), encoding="utf-8")
+    (folder / "vocoder" / "config.json").write_text(json.dumps({"model_type": "hifigan", **VOCODER}), encoding="utf-8")
     save_file(weights(graph.weights_wanted(config.read_config(folder).shape), stop), folder / "model.safetensors")
     wanted = vocoder.weights_wanted(vocoder.read(folder / "vocoder"))
     save_file(weights(wanted, seed=1), folder / "vocoder" / "model.safetensors")

@@ -120,7 +120,7 @@ def test_later_passes_keep_the_label_and_the_types(model: Bundle, tmp_path: Path
     assert both.stage("step").precision == "fp32, int8 weights, int8 cache"
     kept = both.stage("step").inputs
     assert {kept[name].dtype for name in ("key.0", "value.1")} == {"int8"}
-    assert json.loads((both.path / "manifest.json").read_text())["stages"]
+    assert json.loads((both.path / "manifest.json").read_text(encoding="utf-8"))["stages"]
     assert np.isfinite(spoken(both)[TEXTS[0]]).all()
 
 

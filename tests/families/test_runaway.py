@@ -138,8 +138,8 @@ def saying(made: np.ndarray) -> Callable[[Stage, Session], Session]:
 def test_a_row_that_runs_away_ends_with_the_reason_length(tmp_path: Path, guarded: bool) -> None:
     path = make(tmp_path, max_steps=1200, longest=1500)
     if not guarded:
-        config = json.loads((path / "config.json").read_text()) | {"still_seconds": 0}
-        (path / "config.json").write_text(json.dumps(config))
+        config = json.loads((path / "config.json").read_text(encoding="utf-8")) | {"still_seconds": 0}
+        (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     bundle = cached(transformer_mel.import_(path, tmp_path / "bundle"), tmp_path / "cached")
     assert bundle.defaults["repeat_seconds"] == 0.8
     said = np.random.default_rng(0).standard_normal((100, 8)).astype(np.float32)
@@ -160,7 +160,8 @@ def test_a_model_that_reads_needs_no_guard(tmp_path: Path) -> None:
 def test_a_wrong_threshold_is_named(tmp_path: Path, value: object) -> None:
     path = make(tmp_path)
     (path / "config.json").write_text(
-        json.dumps(json.loads((path / "config.json").read_text()) | {"still_seconds": value})
+        json.dumps(json.loads((path / "config.json").read_text(encoding="utf-8")) | {"still_seconds": value}),
+        encoding="utf-8",
     )
     with pytest.raises(ModelError, match="still_seconds is missing or wrong; it must be a number from 0 up"):
         transformer_mel.import_(path, tmp_path / "bundle")

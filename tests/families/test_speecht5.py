@@ -292,7 +292,7 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
 
 def edit(path: Path, **changes: Any) -> None:
     file = path / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -357,9 +357,9 @@ def test_damaged_and_missing_files_are_sentences(tmp_path: Path) -> None:
     refused("no readable tokenizer")
     (path / "spm_char.model").unlink()
     refused("has no tokenizer")
-    (path / "config.json").write_text("{")
+    (path / "config.json").write_text("{", encoding="utf-8")
     refused("not readable JSON")
-    (path / "config.json").write_text('{"model_type": "hifigan"}')
+    (path / "config.json").write_text('{"model_type": "hifigan"}', encoding="utf-8")
     refused("is no such model")
 
 
@@ -414,11 +414,11 @@ def test_tokenizers_of_other_files_read_the_same(tmp_path: Path) -> None:
     first = voice_of(family.import_(path, tmp_path / "spm"))
     (path / "spm_char.model").unlink()
     pieces = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, **first["characters"]}
-    (path / "vocab.json").write_text(json.dumps(pieces))
+    (path / "vocab.json").write_text(json.dumps(pieces), encoding="utf-8")
     assert voice_of(family.import_(path, tmp_path / "vocab"))["characters"] == first["characters"]
     unigram = {"type": "Unigram", "unk_id": 3, "vocab": [[p, 0.0] for p in sorted(pieces, key=lambda p: pieces[p])]}
     for k, vocabulary in enumerate((unigram, {"type": "WordLevel", "unk_token": "<unk>", "vocab": pieces})):
-        (path / "tokenizer.json").write_text(json.dumps({"model": vocabulary}))
+        (path / "tokenizer.json").write_text(json.dumps({"model": vocabulary}), encoding="utf-8")
         found = voice_of(family.import_(path, tmp_path / str(k)))
         assert (found["characters"], found["unknown"]) == (first["characters"], 3)
 
@@ -435,7 +435,7 @@ def test_tokenizers_of_other_files_read_the_same(tmp_path: Path) -> None:
 def test_a_tokenizer_that_does_not_serve_is_named(tmp_path: Path, vocabulary: Any, said: str) -> None:
     path = make(tmp_path)
     (path / "spm_char.model").unlink()
-    (path / "vocab.json").write_text(json.dumps(vocabulary))
+    (path / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     with pytest.raises(ModelError, match=said):
         family.import_(path, tmp_path / "bundle")
 
@@ -443,7 +443,7 @@ def test_a_tokenizer_that_does_not_serve_is_named(tmp_path: Path, vocabulary: An
 def test_text_is_prepared_as_the_tokenizer_says(tmp_path: Path) -> None:
     path = make(tmp_path)
     (path / "spm_char.model").write_bytes(sentencepiece(form="nmt_nfkc_cf", prefix=0, squeeze=0))
-    (path / "tokenizer_config.json").write_text('{"normalize": true}')
+    (path / "tokenizer_config.json").write_text('{"normalize": true}', encoding="utf-8")
     found = voice_of(family.import_(path, tmp_path / "bundle"))
     given = {key: found[key] for key in ("form", "fold", "prefix", "squeeze", "spell", "end", "longest", "unknown")}
     assert given == {

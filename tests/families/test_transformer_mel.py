@@ -228,8 +228,8 @@ def test_out_of_memory_for_the_cache_queues(tmp_path: Path) -> None:
 )
 def test_a_wrong_configuration_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     path = make(tmp_path)
-    config = json.loads((path / "config.json").read_text()) | change
-    (path / "config.json").write_text(json.dumps(config))
+    config = json.loads((path / "config.json").read_text(encoding="utf-8")) | change
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ModelError, match=said):
         family.import_(path, tmp_path / "bundle")
 
@@ -248,8 +248,8 @@ def test_a_vocoder_of_its_own_is_taken(tmp_path: Path) -> None:
     first = family.import_(make(tmp_path, "one"), tmp_path / "one b")
     other = make(tmp_path, "two")
     (other / "vocoder.onnx").write_bytes(first.file("stages/vocoder.onnx").read_bytes())
-    config = json.loads((other / "config.json").read_text()) | {"vocoder": "vocoder.onnx"}
-    (other / "config.json").write_text(json.dumps(config))
+    config = json.loads((other / "config.json").read_text(encoding="utf-8")) | {"vocoder": "vocoder.onnx"}
+    (other / "config.json").write_text(json.dumps(config), encoding="utf-8")
     second = family.import_(other, tmp_path / "two b")
     with engine(first) as a, engine(second) as b:
         assert np.array_equal(speak(a, Request("a", "hi")).samples, speak(b, Request("a", "hi")).samples)

@@ -114,6 +114,7 @@ def test_a_killed_run_leaves_nothing_half_written_and_goes_on(voice: Bundle, tmp
         text=True,
         # A suite that runs in the background of a shell has Ctrl-C switched off, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        encoding="utf-8",
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.work/*.npz")) and time.monotonic() < deadline:
@@ -125,7 +126,7 @@ def test_a_killed_run_leaves_nothing_half_written_and_goes_on(voice: Bundle, tmp
     assert complained.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == [".out.work"]
     assert open_bundle(voice.path).digest == voice.digest
-    again = subprocess.run(words, capture_output=True, text=True, check=False)
+    again = subprocess.run(words, capture_output=True, text=True, check=False, encoding="utf-8")
     assert again.returncode in (EXIT_OK, EXIT_BUDGET_NOT_MET), again.stderr
     assert open_bundle(out).evidence
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

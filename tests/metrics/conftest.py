@@ -33,7 +33,7 @@ def clip() -> Callable[[str], Audio]:
 @pytest.fixture
 def golden() -> Callable[[str], dict]:
     """What an original model said of the clips, as its conversion script wrote it down."""
-    return lambda name: json.loads((HERE / "golden" / f"{name}.json").read_text())
+    return lambda name: json.loads((HERE / "golden" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")

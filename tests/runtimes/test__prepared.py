@@ -98,9 +98,9 @@ def test_an_entry_is_made_once(toy: Bundle, cache: Path, made: list[Path]) -> No
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
 def test_weights_are_mapped(toy: Bundle) -> None:
-    assert "weights.bin" not in Path("/proc/self/maps").read_text()
+    assert "weights.bin" not in Path("/proc/self/maps").read_text(encoding="utf-8")
     session = load(toy)
-    assert "weights.bin" in Path("/proc/self/maps").read_text()
+    assert "weights.bin" in Path("/proc/self/maps").read_text(encoding="utf-8")
     session.close()
 
 
@@ -128,7 +128,7 @@ def test_a_file_in_the_place_of_an_entry(toy: Bundle, cache: Path) -> None:
     for file in place.iterdir():
         file.unlink()
     place.rmdir()
-    place.write_text("in the way")
+    place.write_text("in the way", encoding="utf-8")
     assert np.array_equal(output(load(toy)), sound)
 
 

@@ -258,7 +258,7 @@ def test_what_is_damaged_in_the_cache_is_made_again(tmp_path: Path, kept: Path, 
 
 def test_a_cache_that_cannot_be_written_to_stops_nothing(tmp_path: Path, kept: Path) -> None:
     kept.parent.mkdir(parents=True)
-    kept.write_text("in the way")
+    kept.write_text("in the way", encoding="utf-8")
     assert result(tmp_path / "m.onnx", product(tmp_path / "m.onnx", 3.0)) == 12.0
 
 

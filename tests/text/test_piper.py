@@ -189,7 +189,11 @@ def test_text_that_would_crash_espeak() -> None:
     texts = ["a." * 250, "a .b " * 100, "я." * 90, "s'" * 200, "a., b_." * 90, "A.a-" * 300, "a. " * 3000]
     code = "import json, sys, vivace.text.piper as p; v, ts = json.load(sys.stdin)\nfor t in ts: list(p.tokens(t, v))"
     child = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps([voice(), texts]), text=True, capture_output=True
+        [sys.executable, "-c", code],
+        input=json.dumps([voice(), texts]),
+        text=True,
+        capture_output=True,
+        encoding="utf-8",
     )
     assert child.returncode == 0, child.stderr
 

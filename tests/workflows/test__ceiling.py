@@ -105,14 +105,14 @@ def test_what_a_runtime_computes_in_is_part_of_the_key(tmp_path, measured, offer
 def test_a_damaged_file_is_measured_anew_and_replaced(tmp_path, measured, damage):
     ceiling(1, tmp_path)
     (file,) = tmp_path.iterdir()
-    file.write_text(damage(json.loads(file.read_text())))
+    file.write_text(damage(json.loads(file.read_text(encoding="utf-8"))), encoding="utf-8")
     assert ceiling(1, tmp_path) == MADE
     assert ceiling(1, tmp_path) == MADE
     assert measured == [1, 1]
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_does_not_stop(tmp_path, measured):
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     told = []
     assert ceiling(1, tmp_path / "file", progress=lambda message, share: told.append(message)) == MADE
     assert "cannot write" in told[-1]

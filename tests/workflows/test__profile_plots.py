@@ -22,7 +22,7 @@ def report(tiny, monkeypatch, request):
 
 def test_the_page_stands_alone_and_holds_the_findings(report, tmp_path):
     plot(report, tmp_path / "p.html")
-    page = (tmp_path / "p.html").read_text()
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 1
     assert report.details["batching"] in page
     assert page.count("<li>") == 3
@@ -37,7 +37,7 @@ def test_a_model_that_makes_its_frames_step_by_step_has_two_pictures_more(fast_s
     monkeypatch.setattr(workflow, "peak_memory", lambda *_: (50.0, 60.0))
     report = workflow.profile(fast_steps, texts={"a<b": "a.", "medium": "words."}, batches=(1, 2), runs=6)
     plot(report, tmp_path / "p.html")
-    page = (tmp_path / "p.html").read_text()
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
     for words in ("A step of decode against the frames before it", "ms every 100 frames", "Latency against throughput"):
         assert words in page
     for row in report.details["decode"]["by_prefix"]:
@@ -48,7 +48,7 @@ def test_a_model_that_makes_its_frames_step_by_step_has_two_pictures_more(fast_s
 
 def test_pictures_are_valid_files(report, tmp_path):
     plot(report, tmp_path / "p.svg")
-    root = ElementTree.fromstring((tmp_path / "p.svg").read_text())
+    root = ElementTree.fromstring((tmp_path / "p.svg").read_text(encoding="utf-8"))
     assert root.tag.endswith("svg")
     plot(report, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

@@ -89,7 +89,7 @@ def test_where_the_system_does_not_tell_nobody_waited(tiny, monkeypatch):
 
 
 def test_waiting_is_read_from_the_system(tiny, monkeypatch, tmp_path):
-    (tmp_path / "schedstat").write_text("99 1500000000 7\n")
+    (tmp_path / "schedstat").write_text("99 1500000000 7\n", encoding="utf-8")
     monkeypatch.setattr(_stopwatch, "SCHEDSTAT", tmp_path / "schedstat")
     assert _stopwatch.waited_for_a_core() == 1.5
 

@@ -13,7 +13,7 @@ TEXTS = {"short": "a.", "long": "some more words. and more."}
 
 def written(bundle, path, texts=TEXTS):
     write_timeline(bundle, path / "trace.json", texts=texts)
-    return json.loads((path / "trace.json").read_text())
+    return json.loads((path / "trace.json").read_text(encoding="utf-8"))
 
 
 def tracks(made):

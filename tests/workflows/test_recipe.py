@@ -29,7 +29,9 @@ def test_the_three_named_recipes_are_shipped() -> None:
 
 def test_a_users_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text('name = "mine"\nobjective = "size"\n[[pass]]\nname = "int8_dynamic"\nobjective = "speed"\n')
+    file.write_text(
+        'name = "mine"\nobjective = "size"\n[[pass]]\nname = "int8_dynamic"\nobjective = "speed"\n', encoding="utf-8"
+    )
     loaded = recipe.load(str(file))
     assert loaded.objective == "size"
     assert loaded.passes[0].objective == "speed"

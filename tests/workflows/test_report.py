@@ -192,10 +192,10 @@ def test_write_report_leaves_three_files_and_reads_the_clips(optimized, audio, t
     (tmp_path / "audio" / "v0-0.flac").write_bytes(audio["audio/v0-0.flac"])
     written = reports.write_report(optimized, tmp_path)
     assert [p.name for p in written] == ["report.json", "report.md", "report.html"]
-    assert Report.from_json(written[0].read_text()) == Report.from_json(optimized.to_json())
-    assert json.loads(written[0].read_text())["details"]["final"] == "v5"
-    assert written[1].read_text() == reports.render_markdown(optimized)
-    page = Page(written[2].read_text())
+    assert Report.from_json(written[0].read_text(encoding="utf-8")) == Report.from_json(optimized.to_json())
+    assert json.loads(written[0].read_text(encoding="utf-8"))["details"]["final"] == "v5"
+    assert written[1].read_text(encoding="utf-8") == reports.render_markdown(optimized)
+    page = Page(written[2].read_text(encoding="utf-8"))
     assert len(page.all("audio")) == 1 and page.all("audio")[0]["src"].startswith("data:audio/flac;base64,")
 
 

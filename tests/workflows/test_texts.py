@@ -87,7 +87,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     empty, other = tmp_path / "empty.txt", tmp_path / "latin.txt"
-    empty.write_text("\n  \n")
+    empty.write_text("\n  \n", encoding="utf-8")
     other.write_bytes("Grüße".encode("latin-1"))
     for path, words in (
         (tmp_path / "none.txt", "No such file"),

@@ -215,7 +215,7 @@ def _cache_bytes() -> int:
     """Size of the largest cache, 32 MB where the system does not tell."""
     largest = 0
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        found = re.fullmatch(r"(\d+)([KMG])\s*", file.read_text())
+        found = re.fullmatch(r"(\d+)([KMG])\s*", file.read_text(encoding="utf-8"))
         if found:
             largest = max(largest, int(found[1]) << {"K": 10, "M": 20, "G": 30}[found[2]])
     return largest or 32 << 20

@@ -51,7 +51,7 @@ def resident(field: str) -> float:
 
     Not `ru_maxrss` where /proc is there: Linux hands the parent's peak down to a child through exec.
     """
-    found = re.search(rf"^{field}:\s*(\d+) kB", STATUS.read_text(), re.M) if STATUS.exists() else None
+    found = re.search(rf"^{field}:\s*(\d+) kB", STATUS.read_text(encoding="utf-8"), re.M) if STATUS.exists() else None
     if found:
         return int(found[1]) * 1024 / 1e6
     import resource

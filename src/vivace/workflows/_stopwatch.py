@@ -141,7 +141,7 @@ class Timed:
 def waited_for_a_core() -> float:
     """Seconds so far that this thread could have run and got no core; always 0 where the system does not tell."""
     try:
-        return int(SCHEDSTAT.read_text().split()[1]) / 1e9
+        return int(SCHEDSTAT.read_text(encoding="utf-8").split()[1]) / 1e9
     except (OSError, IndexError):  # not Linux, or a kernel without schedstats
         return 0.0
 
