@@ -6,6 +6,7 @@ longest row, in blocks, and is given back when that row leaves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from vivace.core.speech import Row
 from vivace.core.stage import Array, Stage
 
 BLOCK = 64  # positions by which room grows
+RESERVE = 4  # times the room that is needed: so much address space, so that growing seldom touches new memory
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Slots:
         self._rows: list[Row] = []
         self._used: list[int] = []  # positions of each row
         self._slots = self._room = 0
+        self._flat: dict[str, Array] = {}  # the memory of each array
         self._arrays: dict[str, Array] = {}
         self._lay(0, 0)
 
@@ -133,13 +136,19 @@ class Slots:
         return {name: array[list(slots)] for name, array in self._arrays.items()}
 
     def _lay(self, slots: int, room: int) -> None:
-        """New arrays of that size, with what is in use."""
-        old = self._arrays
+        """The arrays in another size, with what is in use: where they are, if the memory there holds them. What is not
+        in use may then hold numbers of others, which no row attends to."""
+        grows = slots * room >= self._slots * self._room
         self._slots, self._room = slots, room
-        self._arrays = {name: np.zeros(spec.whole(slots, room), spec.dtype) for name, spec in self._specs.items()}
         for name, spec in self._specs.items():
-            held = (slice(len(self._rows)), *spec.part(0, max(self._used, default=0)))
-            self._arrays[name][held] = old[name][held] if held[0].stop else 0
+            shape, used = spec.whole(slots, room), spec.part(0, max(self._used, default=0))
+            size, old, flat = math.prod(shape), self._arrays.get(name), self._flat.get(name)
+            if flat is None or not grows or size > flat.size:
+                flat = self._flat[name] = np.zeros(RESERVE * size, spec.dtype)  # takes no memory until it is written
+            new = self._arrays[name] = flat[:size].reshape(shape)
+            for slot in reversed(range(len(self._rows))):  # the last one first: each moves into room behind it
+                if old is not None and slot < len(old):
+                    new[slot][used] = old[slot][used]
 
 
 def _blocks(positions: int) -> int:

@@ -13,9 +13,9 @@ import numpy as np
 from vivace.core.errors import ModelError
 from vivace.core.stage import Array
 from vivace.families._graph_builder import Builder, floats
+from vivace.families._stepping import VOCODER
 from vivace.families._transformer_config import CONFIG
 
-VOCODER = "vocoder"
 TYPES = ("hifigan", "speecht5_hifigan")
 EDGE = 7  # kernel of the first and the last convolution
 

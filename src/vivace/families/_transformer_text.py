@@ -26,7 +26,7 @@ class Text(Protocol):
     def for_prefix(self, rows: Sequence[Row]) -> dict[str, Array]: ...
 
     def ended(self, row: Row, made: Mapping[str, Array], k: int) -> int:
-        """The frames that the row has in all if it ends with this step (row `k` of what it made), else 0."""
+        """The frames that the row has in all if it ends with its newest (row `k` of what the step made), else 0."""
         ...
 
     def release(self, row: Row) -> None: ...
@@ -50,7 +50,7 @@ class WholeText:
         key, value = Spec((shape.heads, shape.head, 1), 2), Spec((shape.heads, 1, shape.head), 1)
         names = [graph.cross_names(k) for k in range(shape.decoder_layers)]
         self._slots = Slots({name: spec for pair in names for name, spec in zip(pair, (key, value), strict=True)})
-        self._stop, self._each = stop, shape.frames_per_step
+        self._stop = stop
 
     def read(self, rows: Sequence[Row], made: Mapping[str, Array]) -> None:
         self._slots.reserve(max(len(row.tokens) for row in rows))
@@ -66,7 +66,7 @@ class WholeText:
     for_prefix = for_step
 
     def ended(self, row: Row, made: Mapping[str, Array], k: int) -> int:
-        return (row.total_frames + self._each) * bool(made["stop"][k, 0] > self._stop)
+        return row.total_frames * bool(made["stop"][k, 0] > self._stop)
 
     def release(self, row: Row) -> None:
         self._slots.give_back(row)
@@ -153,7 +153,7 @@ class ReadText:
 
     def ended(self, row: Row, made: Mapping[str, Array], k: int) -> int:  # noqa: ARG002
         lasts = int(row.state["lasts"])
-        return lasts * (row.total_frames + self._shape.frames_per_step >= lasts)
+        return lasts * (row.total_frames >= lasts)
 
     def release(self, row: Row) -> None:
         self._held.pop(id(row), None)  # the rest is in the row

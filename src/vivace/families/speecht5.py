@@ -15,7 +15,6 @@ from typing import NoReturn
 import numpy as np
 
 from vivace.core import registry
-from vivace.core.audio import Audio
 from vivace.core.bundle import Bundle, atomic_file, write_bundle
 from vivace.core.errors import ModelError, UsageError
 from vivace.core.speech import Request, Row
@@ -26,16 +25,15 @@ from vivace.families import _speecht5_vocoder as hifigan
 from vivace.families import _transformer_graph as transformer
 from vivace.families._graph_builder import stage_of
 from vivace.families._receptive_field import receptive_field
-from vivace.families._slots import Slots, appended, kept
+from vivace.families._slots import Slots, kept
 from vivace.families._speecht5_proof import prove
 from vivace.families._speecht5_tokenizer import read_tokenizer
+from vivace.families._stepping import VOCODER, Stepping
 from vivace.families._transformer_config import read_weights
-from vivace.families._transformer_text import WholeText, bias
-from vivace.families._vits_windows import windows
+from vivace.families._transformer_text import WholeText
 
 SUMMARY = "SpeechT5 text to speech: Hugging Face's folder with model.safetensors, and its vocoder's folder in it"
 VOICE, VECTORS = "voice.json", "voices.npy"
-WINDOW = 256  # frames that the vocoder makes at once
 KV_MB = 2048  # of all slots together
 
 
@@ -60,12 +58,12 @@ def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
         graph.check(hifigan.weights_wanted(vocoder), weights)
     except ModelError as error:
         raise ModelError(f"{beside}: {error}") from None
-    models = graph.build(s, read_weights(folder)) | {hifigan.VOCODER: hifigan.build(vocoder, weights)}
+    models = graph.build(s, read_weights(folder)) | {VOCODER: hifigan.build(vocoder, weights)}
     prove(s, models)
     del models[graph.PREFIX]
-    overlap, hop = receptive_field(models[hifigan.VOCODER])
+    overlap, hop = receptive_field(models[VOCODER])
     rate = vocoder.sample_rate / hop
-    rates = {graph.STEP: rate, graph.POSTNET: rate, hifigan.VOCODER: float(vocoder.sample_rate)}
+    rates = {graph.STEP: rate, graph.POSTNET: rate, VOCODER: float(vocoder.sample_rate)}
     loops = {graph.STEP: "frame"}
     bundle = Bundle(
         path=out,
@@ -116,27 +114,22 @@ def open(bundle: Bundle, sessions: Mapping[str, Session]) -> SpeechT5:
     return SpeechT5(bundle, sessions)
 
 
-class SpeechT5:
+class SpeechT5(Stepping):
     """An opened model. One step makes `frames_per_step` frames of every row."""
 
     def __init__(self, bundle: Bundle, sessions: Mapping[str, Session]) -> None:
         d = bundle.defaults
-        self._bundle, self._sessions = bundle, sessions
         self._voice = json.loads(bundle.file(VOICE).read_text(encoding="utf-8"))
         self._speakers = _unit(np.load(bundle.file(VECTORS), allow_pickle=False))
         self._shape = s = graph.Shape(**{f.name: d[f.name] for f in fields(graph.Shape)})
-        self._hop, self._overlap, self._smooth = int(d["hop"]), int(d["overlap"]), int(d["postnet_overlap"])
         shape = transformer.Shape(s.tokens, width=s.width, heads=s.heads, decoder_layers=s.decoder_layers)
-        self._text = WholeText(shape, 0.0)
-        self._cache = Slots(kept(bundle.stage(graph.STEP)))
+        super().__init__(
+            bundle, sessions, WholeText(shape, 0.0), Slots(kept(bundle.stage(graph.STEP))), mels=s.mels,
+            each=s.frames_per_step, longest=s.longest_text, smooth=int(d["postnet_overlap"]),
+        )  # fmt: skip
         steps = max(self._bounds(s.longest_text))
         each = 8 * s.decoder_layers * s.width * (min(steps, s.longest_speech) + s.longest_text)
         self.most_rows = max(1, int(d["kv_mb"]) * 1_000_000 // each)
-
-    @property
-    def cache_bytes(self) -> int:
-        """Keys and values that are kept now, of frames and of texts, with the room that is not used yet."""
-        return self._cache.bytes + self._text.bytes
 
     def encode(self, request: Request) -> Iterator[Array]:
         self._speaker(request)
@@ -151,29 +144,37 @@ class SpeechT5:
         found: Array = self._speakers[known.index(request.voice) if request.voice else 0]
         return found
 
-    def advance(self, rows: Sequence[Row]) -> None:
-        new = [row for row in rows if row.frames is None]
-        if new:
-            self._read(new)
-        made = self._step(rows)
-        if bad := [row for row, frames in zip(rows, made["frames"], strict=True) if not np.isfinite(frames).all()]:
-            raise ModelError(f"the model made frames that are not numbers, after {bad[0].total_frames} good ones")
-        for k, row in enumerate(rows):
-            frames = made["frames"][k].reshape(-1, self._shape.mels).T
-            row.frames = appended(row, frames)
-            row.held = self._overlap + self._smooth
-            self._ended(row, float(made["stop"][k].sum()))
-            if row.done:
-                self.release(row)
+    def _for_reading(self, rows: Sequence[Row]) -> dict[str, Array]:
+        return {graph.SPEAKER: np.stack([self._speaker(row.request) for row in rows])[:, None]}
 
-    def _ended(self, row: Row, stop: float) -> None:
+    def _read(self, rows: Sequence[Row]) -> dict[str, Array]:
+        made = super()._read(rows)
+        for k, row in enumerate(rows):
+            row.state = {**row.state, graph.SPEAKER: made[f"{graph.SPEAKER}.share"][k]}
+        return made
+
+    def _for_step(self, rows: Sequence[Row], steps: Array) -> dict[str, Array]:  # noqa: ARG002
+        """The speaker, and the prenet's dropout, which SpeechT5 needs to speak, too: from each row's own noise. As in
+        `generate_speech`, a number is kept (not dropped) with the probability p and multiplied with 1 / (1 - p)."""
+        p, size = float(self._bundle.defaults["dropout"]), (self._shape.prenet_layers, 1, self._shape.prenet_units)
+        kept = np.stack([row.rng.random(size) < p for row in rows], 1).astype(np.float32) / np.float32(1 - p)
+        speakers = np.stack([row.state[graph.SPEAKER] for row in rows])
+        return {f"{graph.SPEAKER}.share": speakers, **dict(zip(graph.keep_names(self._shape), kept, strict=True))}
+
+    def _last(self, row: Row) -> Array:
+        """The last frame; zeros before the first."""
+        assert row.frames is not None
+        return row.frames[:, -1] if row.total_frames else np.zeros(self._shape.mels, np.float32)
+
+    def _end(self, row: Row, made: Mapping[str, Array], k: int) -> None:
         """As `generate_speech` ends: not before `least` steps, then where the model says so, and at `most`."""
-        steps = row.total_frames // self._shape.frames_per_step
+        steps = row.total_frames // self._each
         least, most = self._bounds(len(row.tokens))
-        by_itself = steps >= least and stop >= self._bundle.defaults["threshold"]
-        seconds = (row.total_frames - row.held) * self._hop / self._bundle.sample_rate
+        by_itself = steps >= least and float(made["stop"][k].sum()) >= self._bundle.defaults["threshold"]
         row.cut = not by_itself and (
-            steps >= max(least, most) or steps >= self._shape.longest_speech or seconds > row.request.max_seconds
+            steps >= max(least, most)
+            or steps >= self._shape.longest_speech
+            or self._seconds(row) > row.request.max_seconds
         )
         row.done = by_itself or row.cut
 
@@ -182,73 +183,8 @@ class SpeechT5:
         least, most = (int(tokens * ratio / self._shape.frames_per_step) for ratio in ratios)
         return least, most
 
-    def release(self, row: Row) -> None:
-        self._text.release(row)
-        self._cache.give_back(row)
-
-    def _read(self, rows: Sequence[Row]) -> None:
-        """Reads the texts of new rows together."""
-        counts = np.array([len(row.tokens) for row in rows])
-        longest = int(counts.max())
-        if longest > self._shape.longest_text:
-            raise ModelError(f"a sentence has {longest} tokens; this model reads {self._shape.longest_text}")
-        tokens = np.zeros((len(rows), longest), np.int64)
-        for k, row in enumerate(rows):
-            tokens[k, : counts[k]] = row.tokens
-        speakers = np.stack([self._speaker(row.request) for row in rows])[:, None]
-        feed = {"tokens": tokens, "token_bias": bias(counts, longest), graph.SPEAKER: speakers}
-        made = self._sessions[graph.ENCODER].run(feed)
-        self._text.read(rows, made)
-        for k, row in enumerate(rows):
-            self._cache.give_back(row)  # a step that failed may have left it there
-            self._cache.take(row)
-            row.frames = np.zeros((self._shape.mels, 0), np.float32)
-            row.state = {**row.state, graph.SPEAKER: made[f"{graph.SPEAKER}.share"][k]}
-
-    def _step(self, rows: Sequence[Row]) -> dict[str, Array]:
-        """One step of every row from the cache."""
-        slots = self._cache.places(rows)
-        steps = np.array([row.total_frames // self._shape.frames_per_step for row in rows], np.int64)
-        self._cache.reserve(int(steps.max()) + 1)
-        feed = {
-            **self._text.for_step(rows),
-            **self._cache.view(slots),
-            **self._kept(rows),
-            "before": np.stack([self._last(row) for row in rows])[:, None],
-            "place": steps[:, None],
-            "cache_bias": bias(steps, self._cache.room),
-            f"{graph.SPEAKER}.share": np.stack([row.state[graph.SPEAKER] for row in rows]),
-        }
-        made = self._sessions[graph.STEP].run(feed)
-        self._cache.put(slots, steps.tolist(), {name: made[f"new.{name}"] for name in self._cache.names})
-        return {name: made[name][:, 0] for name in ("frames", "stop")}
-
-    def _kept(self, rows: Sequence[Row]) -> dict[str, Array]:
-        """The prenet's dropout, which SpeechT5 needs to speak, too: from each row's own noise. As in `generate_speech`,
-        a number is kept (not dropped) with the probability p and multiplied with 1 / (1 - p)."""
-        p, size = float(self._bundle.defaults["dropout"]), (self._shape.prenet_layers, 1, self._shape.prenet_units)
-        kept = np.stack([row.rng.random(size) < p for row in rows], 1).astype(np.float32) / np.float32(1 - p)
-        return dict(zip(graph.keep_names(self._shape), kept, strict=True))
-
-    def _last(self, row: Row) -> Array:
-        """The last frame; zeros before the first."""
-        assert row.frames is not None
-        return row.frames[:, -1] if row.total_frames else np.zeros(self._shape.mels, np.float32)
-
-    def render(self, rows: Sequence[Row]) -> list[Audio]:
-        return [self._render(row) for row in rows]
-
-    def _render(self, row: Row) -> Audio:
-        stop, pieces = row.rendered + row.due, []
-        sure = row.total_frames if row.done else row.total_frames - self._smooth  # frames behind the postnet
-        for w in windows(row.rendered, stop, sure, self._overlap, WINDOW):
-            made = self._sessions[hifigan.VOCODER].run({"latent": self._mels(row, w.left, w.right)})["output"][0, 0]
-            pieces.append(made[(w.start - w.left) * self._hop : (w.stop - w.left) * self._hop])
-        row.rendered = stop
-        return Audio(np.concatenate(pieces), self._bundle.sample_rate)
-
-    def _mels(self, row: Row, left: int, right: int) -> Array:
-        """[1, mels, right - left]: what the postnet makes of these frames."""
+    def _heard(self, row: Row, left: int, right: int) -> Array:
+        """What the postnet makes of these frames."""
         assert row.frames is not None
         start = max(0, left - self._smooth)
         seen = np.ascontiguousarray(row.frames[None, :, start : right + self._smooth])

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from vivace.core import registry
-from vivace.core.audio import Audio
 from vivace.core.bundle import Bundle, atomic_file, write_bundle
 from vivace.core.errors import ModelError, UsageError
 from vivace.core.speech import Request, Row
@@ -28,14 +27,13 @@ from vivace.families._graph_builder import stage_of
 from vivace.families._kept import narrowed
 from vivace.families._receptive_field import receptive_field
 from vivace.families._runaway import Guard
-from vivace.families._slots import Slots, appended, kept
+from vivace.families._slots import Slots, kept
+from vivace.families._stepping import VOCODER, Stepping
 from vivace.families._transformer_proof import difference
 from vivace.families._transformer_text import ReadText, Text, WholeText, bias
-from vivace.families._vits_windows import windows
 
 SUMMARY = "transformers that make mels step by step: a folder with config.json and model.safetensors"
-VOICE, VOCODER = "voice.json", "vocoder"
-WINDOW = 256  # frames that the vocoder makes at once
+VOICE = "voice.json"
 KV_MB = 1024  # of all slots together
 LONGEST_TEXT = 512  # tokens that a slot is reckoned with
 
@@ -120,23 +118,22 @@ def open(bundle: Bundle, sessions: Mapping[str, Session]) -> TransformerModel:
     return TransformerModel(bundle, sessions)
 
 
-class TransformerModel:
+class TransformerModel(Stepping):
     """An opened model. One step makes `frames_per_step` frames of every row."""
 
     def __init__(self, bundle: Bundle, sessions: Mapping[str, Session]) -> None:
         d = bundle.defaults
-        self._bundle, self._sessions = bundle, sessions
         self._voice = json.loads(bundle.file(VOICE).read_text(encoding="utf-8"))
-        self._shape = shape = _shape(bundle)
-        self._overlap, self._hop, self._most = int(d["overlap"]), int(d["hop"]), int(d["max_steps"])
+        self._shape = s = _shape(bundle)
         stop = float(np.log(d["stop_threshold"] / (1 - d["stop_threshold"])))
-        self._text: Text = ReadText(shape, bundle.sample_rate / self._hop) if shape.timed else WholeText(shape, stop)
-        limits = {f.name: d[f.name] for f in fields(Guard) if f.name in d}  # bundles of old have none
-        self._guard = None if shape.timed else Guard(**limits)
+        text: Text = ReadText(s, bundle.sample_rate / int(d["hop"])) if s.timed else WholeText(s, stop)
         own = kept(bundle.stage(graph.STEP)) if graph.STEP in sessions else {}
-        self._cache = Slots(own) if own else None
-        each = self._most * sum(spec.bytes for spec in own.values())
-        each += 8 * shape.decoder_layers * shape.width * LONGEST_TEXT
+        cache = Slots(own) if own else None
+        super().__init__(bundle, sessions, text, cache, mels=s.mels, each=s.frames_per_step, longest=s.longest)
+        self._most = int(d["max_steps"])
+        limits = {f.name: d[f.name] for f in fields(Guard) if f.name in d}  # bundles of old have none
+        self._guard = None if s.timed else Guard(**limits)
+        each = self._most * sum(spec.bytes for spec in own.values()) + 8 * s.decoder_layers * s.width * LONGEST_TEXT
         self.most_rows = max(1, int(d["kv_mb"]) * 1_000_000 // each)
 
     def encode(self, request: Request) -> Iterator[Array]:
@@ -147,114 +144,49 @@ class TransformerModel:
         sentences = (np.array(ids, np.int64) for ids in front_end.tokens(request.text, self._voice))
         return (ids[~np.isin(ids, dropped) | (np.arange(len(ids)) == 0)] for ids in sentences)
 
-    def advance(self, rows: Sequence[Row]) -> None:
-        new = [row for row in rows if row.frames is None]
-        if new:
-            self._read(new)
-        made = self._step(rows) if self._cache is not None else self._prefix(rows)
-        if bad := [row for row, frames in zip(rows, made["frames"], strict=True) if not np.isfinite(frames).all()]:
-            raise ModelError(f"the model made frames that are not numbers, after {bad[0].total_frames} good ones")
-        for k, row in enumerate(rows):
-            ended = self._text.ended(row, made, k)
-            row.frames = appended(row, made["frames"][k].reshape(-1, self._shape.mels).T)[:, : ended or None]
-            row.held = self._overlap
-            seconds = (row.total_frames - row.held) * self._hop / self._bundle.sample_rate
-            row.cut = row.total_frames // self._shape.frames_per_step >= self._most or seconds > row.request.max_seconds
-            row.cut = row.cut or (not ended and self._ran_away(row))
-            row.done = bool(ended) or row.cut
-            if row.done:
-                self.release(row)
-
-    def _ran_away(self, row: Row) -> bool:
-        rate, new = self._bundle.sample_rate / self._hop, self._shape.frames_per_step
-        return self._guard is not None and row.frames is not None and self._guard.sees(row.frames, new, rate)
-
-    def release(self, row: Row) -> None:
-        self._text.release(row)
-        if self._cache is not None:
-            self._cache.give_back(row)
-
-    @property
-    def cache_bytes(self) -> int:
-        """Keys and values that are kept now, of frames and of texts, with the room that is not used yet."""
-        return self._text.bytes + (self._cache.bytes if self._cache is not None else 0)
-
-    def _read(self, rows: Sequence[Row]) -> None:
-        """Reads the texts of new rows together."""
-        counts = np.array([len(row.tokens) for row in rows])
-        longest = int(counts.max())
-        if longest > self._shape.longest:
-            raise ModelError(f"a sentence has {longest} tokens; this model reads {self._shape.longest}")
-        tokens = np.zeros((len(rows), longest), np.int64)
-        for k, row in enumerate(rows):
-            tokens[k, : counts[k]] = row.tokens
-        feed: dict[str, Array] = {"tokens": tokens, "token_bias": bias(counts, longest)}
-        if self._shape.timed:
-            scales = [1 / row.request.speed for row in rows]
-            feed["length_scale"] = np.array(scales, np.float32)[:, None, None]
-        self._text.read(rows, self._sessions[graph.ENCODER].run(feed))
-        for row in rows:
-            if self._cache is not None:
-                self._cache.give_back(row)  # a step that failed may have left it there
-                self._cache.take(row)
-            row.frames = np.zeros((self._shape.mels, 0), np.float32)
+    def _for_reading(self, rows: Sequence[Row]) -> dict[str, Array]:
+        if not self._shape.timed:
+            return {}
+        scales = [1 / row.request.speed for row in rows]
+        return {"length_scale": np.array(scales, np.float32)[:, None, None]}
 
     def _step(self, rows: Sequence[Row]) -> dict[str, Array]:
-        """One step of every row from the cache."""
-        assert self._cache is not None
-        slots = self._cache.places(rows)
-        steps = np.array([row.total_frames // self._shape.frames_per_step for row in rows], np.int64)
-        self._cache.reserve(int(steps.max()) + 1)
-        feed = {
-            **self._text.for_step(rows),
-            **self._cache.view(slots),
-            "before": np.stack([self._last(row) for row in rows])[:, None],
-            "place": steps[:, None],
-            "cache_bias": self._seen(steps),
-        }
-        made = self._sessions[graph.STEP].run(feed)
-        self._cache.put(slots, steps.tolist(), {name: made[f"new.{name}"] for name in self._cache.names})
-        return {name: made[name][:, 0] for name in made if not name.startswith("new.")}
+        return super()._step(rows) if self._cache is not None else self._prefix(rows)
 
-    def _seen(self, steps: Array) -> Array:
-        """Which positions of the cache each row attends to, as a bias."""
+    def _for_step(self, rows: Sequence[Row], steps: Array) -> dict[str, Array]:  # noqa: ARG002
+        """Positions behind a decoder's window are shut too."""
+        if not self._shape.window:
+            return {}
         assert self._cache is not None
-        found = bias(steps, self._cache.room)
-        if self._shape.window:
-            too_old = np.arange(self._cache.room) <= (steps - self._shape.window)[:, None]
-            found[too_old[:, None, None]] = graph.FORBIDDEN
-        return found
+        seen = bias(steps, self._cache.room)
+        too_old = np.arange(self._cache.room) <= (steps - self._shape.window)[:, None]
+        seen[too_old[:, None, None]] = graph.FORBIDDEN
+        return {"cache_bias": seen}
 
     def _prefix(self, rows: Sequence[Row]) -> dict[str, Array]:
         """One step of every row from all its frames."""
-        counts = np.array([row.total_frames // self._shape.frames_per_step + 1 for row in rows])
+        counts = np.array([row.total_frames // self._each + 1 for row in rows])
         before = np.zeros((len(rows), int(counts.max()), self._shape.outputs), np.float32)
         for k, row in enumerate(rows):
             assert row.frames is not None
             before[k, 1 : counts[k]] = row.frames.T.reshape(-1, self._shape.outputs)
         feed = {**self._text.for_prefix(rows), "before": before, "frame_bias": bias(counts, before.shape[1])}
         made = self._sessions[graph.PREFIX].run(feed)
-        return {name: array[np.arange(len(rows)), counts - 1] for name, array in made.items()}
+        newest = {name: array[np.arange(len(rows)), counts - 1] for name, array in made.items()}
+        self._check(rows, newest["frames"])
+        return newest
 
-    def _last(self, row: Row) -> Array:
-        """What the last step made, flat; zeros before the first."""
+    def _end(self, row: Row, made: Mapping[str, Array], k: int) -> None:
         assert row.frames is not None
-        if not row.total_frames:
-            return np.zeros(self._shape.outputs, np.float32)
-        return row.frames[:, -self._shape.frames_per_step :].T.reshape(-1)
+        ended = self._text.ended(row, made, k)
+        too_long = row.total_frames // self._each >= self._most or self._seconds(row) > row.request.max_seconds
+        row.cut = too_long or (not ended and self._ran_away(row))
+        row.done = bool(ended) or row.cut
+        row.frames = row.frames[:, : ended or None]
 
-    def render(self, rows: Sequence[Row]) -> list[Audio]:
-        return [self._render(row) for row in rows]
-
-    def _render(self, row: Row) -> Audio:
-        assert row.frames is not None
-        stop, pieces = row.rendered + row.due, []
-        for w in windows(row.rendered, stop, row.total_frames, self._overlap, WINDOW):
-            feed = {"latent": np.ascontiguousarray(row.frames[None, :, w.left : w.right])}
-            made = next(iter(self._sessions[VOCODER].run(feed).values())).reshape(-1)
-            pieces.append(made[(w.start - w.left) * self._hop : (w.stop - w.left) * self._hop])
-        row.rendered = stop
-        return Audio(np.concatenate(pieces), self._bundle.sample_rate)
+    def _ran_away(self, row: Row) -> bool:
+        rate = self._bundle.sample_rate / self._hop
+        return self._guard is not None and row.frames is not None and self._guard.sees(row.frames, self._each, rate)
 
 
 def _shape(bundle: Bundle) -> graph.Shape:

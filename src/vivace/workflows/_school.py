@@ -22,7 +22,8 @@ from vivace.workflows._student_shape import StudentShape
 RATE, WARM, DECAY_FROM = 1e-3, 300, 0.55  # learning rate; steps of warm-up; share of the time after which it falls
 KEEP = 0.999  # of the running mean of the weights
 BATCH_STEPS, LONGEST = 1000, 260  # decoder steps of a batch, and of one row (longer sentences are cropped)
-FREE_FROM = 0.4  # share of the time after which all rows hear themselves
+FREE_FROM = 0.4  # share of the time after which all rows hear themselves,
+ALL_OWN = 0.6  # and this share of them hear nothing else
 NOISE = 0.15  # standard deviations, on the frames that the student is given as its own
 SAVE_EVERY = 60.0
 
@@ -134,10 +135,13 @@ class School:
 
     def _own(self, batch: Batch, memory: Tensor, share: float) -> Tensor:
         """Half of the rows get some of their own frames in place of the teacher's (scheduled sampling, Bengio 2015);
-        later all, and what they say after their own frames: two passes come nearer to speaking freely than one."""
+        later all, most of them nothing else, and what they say after their own frames: two passes come nearer to
+        speaking freely than one."""
         late = share > FREE_FROM
         rows = torch.randperm(len(memory))[: len(memory) if late else max(1, len(memory) // 2)]
         part = torch.rand(len(rows), 1, 1) * min(1.0, share / 0.3)
+        if late:
+            part[torch.rand(len(rows)) < ALL_OWN] = 1.0
         own = torch.rand(len(rows), batch.before.shape[1], 1) < part
         memory, mask, true, reader, phase = (
             tensor[rows] for tensor in (memory, batch.token_mask, batch.before, batch.reader, batch.phase)
