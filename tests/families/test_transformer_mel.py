@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from families.transformer_maker import READING, make
-from vivace.core.audio import join
+from vivace.core.audio import Audio, join
 from vivace.core.bundle import Bundle
 from vivace.core.contracts import Context
 from vivace.core.errors import ModelError, UsageError, VivaceError
@@ -130,41 +131,64 @@ def test_durations_that_are_not_numbers_are_an_error(tmp_path: Path) -> None:
 
 
 def test_not_a_number_fails_its_own_request_only(tmp_path: Path) -> None:
+    """Neither its neighbour nor the next row in its slot hears of it."""
     child = cached(family.import_(make(tmp_path), tmp_path / "bundle"), tmp_path / "cached")
     with engine(child) as alone:
         whole = speak(alone, Request("good", "hello")).samples
     with engine(child, batch=2) as e:
-        run = e._model._sessions["step"].run
+        run, bad_tokens = e._model._sessions["step"].run, len(next(iter(e._model.encode(Request("bad", "hell")))))
 
         def poisoned(feed: Any) -> Any:
-            made = run(feed)
-            for k, before in enumerate(feed["before"]):
-                if (len(e._live) == 2 and feed["place"][k, 0] == 5 and k == bad[0]) or np.isnan(before).any():
-                    for name in made:
-                        made[name] = made[name].copy()
-                        made[name][k] = np.nan
+            made = {name: array.copy() for name, array in run(feed).items()}
+            tokens = (feed["token_bias"] == 0).sum((1, 2, 3))
+            bad = (tokens == bad_tokens) & (feed["place"][:, 0] == 5)
+            for array in made.values():
+                array[bad] = np.nan
             return made
 
-        class Session:
-            def __init__(self) -> None:
-                self.run, self.close = poisoned, lambda: None
-
-        bad = [0]
-        e._model._sessions = {**e._model._sessions, "step": Session()}
-        e.add(Request("bad", "hello"))
+        e._model._sessions = {**e._model._sessions, "step": SimpleNamespace(run=poisoned, close=lambda: None)}
         e.add(Request("good", "hello"))
-        ended, audio = {}, []
+        e.add(Request("bad", "hell"))
+        ended: dict[str, str] = {}
+        audio: dict[str, list[Audio]] = {"good": [], "next": [], "bad": []}
         while not e.idle:
             for event in e.step():
+                if event.audio:
+                    audio[event.request_id].append(event.audio)
                 if event.done:
                     ended[event.request_id] = event.error
-                if event.audio and event.request_id == "good":
-                    audio.append(event.audio)
-        assert "not numbers" in ended["bad"]
-        assert ended["good"] == ""
-        assert np.abs(join(audio).samples - whole).max() < 1e-5
-        again = [speak(e, Request(name, "hello")).samples for name in ("next", "one more")]
-    assert all(np.abs(samples - whole).max() < 1e-5 for samples in again)
+                    if event.request_id == "bad":
+                        assert "good" not in ended
+                        e.add(Request("next", "hello"))
+    assert "not numbers" in ended.pop("bad")
+    assert ended == {"good": "", "next": ""}
+    for name in ended:
+        assert np.abs(join(audio[name]).samples - whole).max() < 1e-5
+
+
+def test_a_text_that_cannot_be_read_leaves_nothing_in_its_slot(tmp_path: Path) -> None:
+    child = cached(family.import_(make(tmp_path), tmp_path / "bundle"), tmp_path / "cached")
+    with engine(child) as alone:
+        whole = speak(alone, Request("good", "hello")).samples
+    with engine(child, batch=2) as e:
+        run = e._model._sessions["encoder"].run
+
+        def poisoned(feed: Any) -> Any:
+            made = {name: array.copy() for name, array in run(feed).items()}
+            longest = (feed["token_bias"] == 0).sum((1, 2, 3)) > 10
+            for array in made.values():
+                array[longest] = np.nan
+            return made
+
+        e._model._sessions = {**e._model._sessions, "encoder": SimpleNamespace(run=poisoned, close=lambda: None)}
+        e.add(Request("bad", "hello, all of you"))
+        e.add(Request("good", "hello"))
+        events = [event for _ in iter(lambda: e.idle, True) for event in e.step()]
+        assert {x.request_id: x.error for x in events if x.done} == {
+            "bad": "the model made something of this text that is not numbers",
+            "good": "",
+        }
+        assert np.abs(speak(e, Request("next", "hello")).samples - whole).max() < 1e-5
 
 
 def test_cancelled_in_the_middle_gives_its_slot_back(tmp_path: Path) -> None:

@@ -55,9 +55,12 @@ class WholeText:
     def read(self, rows: Sequence[Row], made: Mapping[str, Array]) -> None:
         self._slots.reserve(max(len(row.tokens) for row in rows))
         for k, row in enumerate(rows):
+            own = self._slots.cut(made, k, len(row.tokens))
+            if not all(np.isfinite(array).all() for array in own.values()):  # the slot's next row would find it there
+                raise ModelError("the model made something of this text that is not numbers")
             self._slots.give_back(row)  # a step that failed may have left it there
             self._slots.take(row)
-            self._slots.put(self._slots.places([row]), [0], self._slots.cut(made, k, len(row.tokens)))
+            self._slots.put(self._slots.places([row]), [0], own)
 
     def for_step(self, rows: Sequence[Row]) -> dict[str, Array]:
         counts = np.array([len(row.tokens) for row in rows])
