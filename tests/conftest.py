@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,15 @@ def real_voice(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bu
     from vivace.families import piper
 
     return piper.import_(real_model, tmp_path_factory.mktemp("real") / "voice")
+
+
+@pytest.fixture(scope="session")
+def make_variant(make_toy: MakeToy, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`make_variant("fast", seed=3)`: a folder of that name with a toy bundle, the test's own."""
+
+    def make(name: str, **spec: Any) -> Path:
+        folder = tmp_path_factory.mktemp("served") / name
+        shutil.copytree(make_toy(**spec).path, folder)
+        return folder
+
+    return make

@@ -19,7 +19,8 @@ MAY_IMPORT = {
     **{sister: {"core", sister} for sister in SISTERS},
     "engine": {"core", "engine"},
     "workflows": {"core", "engine", "workflows"},
-    "cli": {"core", "engine", "workflows", "cli"},
+    "server": {"core", "engine", "server"},
+    "cli": {"core", "engine", "workflows", "server", "cli"},
 }
 REGISTRY = ("core", "registry.py")
 CORE_NEEDS = {"numpy"}  # beside the standard library

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from vivace.core import machine
 from vivace.core.errors import VivaceError
 from vivace.workflows import _memory
 
@@ -22,19 +23,19 @@ def test_more_texts_together_hold_more(fast_steps):
 
 
 def test_memory_that_is_held_shows():
-    before = _memory.resident("VmRSS")
+    before = machine.resident("VmRSS")
     with mmap.mmap(-1, 64_000_000) as held:  # fresh pages: an array might reuse freed ones
         held.write(b"x" * 64_000_000)
-        assert _memory.resident("VmRSS") - before > 50
-        assert _memory.resident("VmHWM") >= _memory.resident("VmRSS") - 1
+        assert machine.resident("VmRSS") - before > 50
+        assert machine.resident("VmHWM") >= machine.resident("VmRSS") - 1
 
 
 @pytest.mark.parametrize("status", ["missing", "empty"])
 def test_without_proc_the_system_is_asked(tmp_path, monkeypatch, status):
-    usual = _memory.resident("VmHWM")
+    usual = machine.resident("VmHWM")
     (tmp_path / "empty").touch()
-    monkeypatch.setattr(_memory, "STATUS", tmp_path / status)
-    assert _memory.resident("VmHWM") >= 0.9 * usual
+    monkeypatch.setattr(machine, "PROC", tmp_path / status)
+    assert machine.resident("VmHWM") >= 0.9 * usual
 
 
 def test_the_child_prints_its_figures(tiny, monkeypatch, capsys):

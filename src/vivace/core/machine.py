@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,31 @@ CPU_FLAGS = (
 )
 
 
+PROC = Path("/proc")
 HIDE = "VIVACE_HIDE_CPU_FLAGS"  # comma-separated flags to be treated as absent: how a tool decides without them
 
 
 def cores() -> int:
     """Cores that this process may use (an affinity mask counts, hyper-threads count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resident(field: str = "VmRSS", pid: int = 0) -> float:
+    """VmRSS (now) or VmHWM (peak) in MB (10^6 bytes) of a process (0: this one); 0 if there is no such process.
+
+    Not `ru_maxrss` where /proc is there: Linux hands the parent's peak down to a child through exec.
+    """
+    try:
+        status = (PROC / str(pid or "self") / "status").read_text(encoding="utf-8")
+    except OSError:
+        if pid or PROC.is_dir():
+            return 0.0
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most * (1 if sys.platform == "darwin" else 1024) / 1e6
+    found = re.search(rf"^{field}:\s*(\d+) kB", status, re.M)
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
 def cache_folder() -> Path:

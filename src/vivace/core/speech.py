@@ -16,6 +16,7 @@ MAX_CHARACTERS = 200_000
 FIRST_CHUNK = 32  # frames with which `say` and `benchmark` begin a stream: 0.4 s of speech at 86 frames a second
 LARGEST_CHUNK = 256  # frames
 Reason = Literal["stop", "length", "error", "cancelled"]
+Blame = Literal["", "request", "model"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Event:
     """A piece of audio, the end of a request, or both.
 
     `times` holds seconds on the engine's clock: queued, first_audio, end (those that have happened).
+    `blame` says of an error whether another model could mend it ("model"), or only another request ("request").
     """
 
     request_id: str
@@ -79,6 +81,7 @@ class Event:
     reason: Reason | None = None
     error: str = ""
     times: dict[str, float] = field(default_factory=dict)
+    blame: Blame = ""
 
 
 @dataclass(eq=False)

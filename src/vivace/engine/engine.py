@@ -20,7 +20,7 @@ from vivace.core.audio import Audio, join
 from vivace.core.bundle import Bundle
 from vivace.core.contracts import Model
 from vivace.core.errors import ModelError, TextError, UsageError, VivaceError
-from vivace.core.speech import Event, Reason, Request, Row
+from vivace.core.speech import Blame, Event, Reason, Request, Row
 from vivace.core.stage import RuntimeOptions, Session
 from vivace.engine.scheduler import Scheduler
 from vivace.engine.sequence import Sequence
@@ -80,6 +80,11 @@ class Engine:
     @property
     def idle(self) -> bool:
         return not self._live and not self._cancelled
+
+    @property
+    def load(self) -> int:
+        """Requests that have not ended."""
+        return len(self._live)
 
     @property
     def cache_bytes(self) -> int:
@@ -181,22 +186,25 @@ class Engine:
 
     def _fail(self, sequence: Sequence, error: Exception) -> Event:
         if isinstance(error, VivaceError):
-            return self._end(sequence, "error", error=str(error))
+            asked = isinstance(error, (UsageError, TextError))
+            return self._end(sequence, "error", error=str(error), blame="request" if asked else "model")
         log.error("a fault of Vivace or of an extension, not of the request", exc_info=error)
-        return self._end(sequence, "error", error=f"{type(error).__name__}: {error}")
+        return self._end(sequence, "error", error=f"{type(error).__name__}: {error}", blame="model")
 
     def _release(self, sequence: Sequence) -> None:
         if sequence.row:
             self._model.release(sequence.row)
         sequence.row = None
 
-    def _end(self, sequence: Sequence, reason: Reason, audio: Audio | None = None, error: str = "") -> Event:
+    def _end(
+        self, sequence: Sequence, reason: Reason, audio: Audio | None = None, error: str = "", blame: Blame = ""
+    ) -> Event:
         sequence.status = "cancelled" if reason == "cancelled" else "failed" if reason == "error" else "finished"
         self._release(sequence)
         sequence.times["end"] = self._clock()
         if self._live.pop(sequence.request.id, None):
             self._scheduler.remove(sequence)
-        return Event(sequence.request.id, audio, True, reason, error, dict(sequence.times))
+        return Event(sequence.request.id, audio, True, reason, error, dict(sequence.times), blame)
 
 
 def stream(engine: Engine, request: Request) -> Iterator[Event]:

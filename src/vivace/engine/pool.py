@@ -38,7 +38,8 @@ class Pool:
 
     `workers` threads (0: one for each core) with `options.threads` each (1 unless given). A request that is new and
     one that has begun are taken in turn, so that a long text never keeps a short one waiting, nor short ones a long
-    one. Requests are spoken `bundle.defaults["batch"]` together, 1 unless the bundle says so.
+    one. Up to `batch` requests are spoken together (0: `bundle.defaults["batch"]`, 1 unless the bundle says so); new
+    ones join between steps.
     Raises ModelError if a stage cannot be loaded.
     """
 
@@ -48,6 +49,7 @@ class Pool:
         workers: int = 0,
         options: RuntimeOptions | None = None,
         *,
+        batch: int = 0,
         limit: int = MOST_REQUESTS,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -57,7 +59,7 @@ class Pool:
         self.workers = workers or cores()
         self._limit = limit
         self._clock = clock
-        self._batch = int(bundle.defaults.get("batch", 1))
+        self._batch = batch or int(bundle.defaults.get("batch", 1))
         self._sessions = open_sessions(bundle, replace(options or RuntimeOptions(threads=1), workers=self.workers))
         self._changed = threading.Condition()  # guards all that follows
         self._new: deque[Request] = deque()
@@ -169,13 +171,20 @@ class Pool:
                 slot = self._begun.popleft()
             else:
                 self._new_next = not self._begun
-                slot = self._spare.pop() if self._spare else self._slot()
-                for _ in range(min(self._batch, len(self._new))):
-                    request = self._new.popleft()
-                    slot.engine.add(request)
-                    self._where[request.id] = slot
+                slot = self._roomy() or (self._spare.pop() if self._spare else self._slot())
+            for _ in range(min(self._batch - slot.engine.load, len(self._new))):
+                request = self._new.popleft()
+                slot.engine.add(request)
+                self._where[request.id] = slot
             self._cancel_in(slot)
             return slot
+
+    def _roomy(self) -> _Slot | None:
+        """A slot in the queue, and out of it, that more requests can join."""
+        found = next((slot for slot in self._begun if slot.engine.load < self._batch), None)
+        if found:
+            self._begun.remove(found)
+        return found
 
     def _put_back(self, slot: _Slot) -> None:
         self._cancel_in(slot)

@@ -6,19 +6,17 @@ Run as `python -m vivace.workflows._memory BUNDLE THREADS TEXTS`, with the text 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.errors import VivaceError
+from vivace.core.machine import resident
 from vivace.core.speech import Request
 from vivace.core.stage import RuntimeOptions
 from vivace.engine.engine import Engine
 from vivace.workflows._stopwatch import read_all
-
-STATUS = Path("/proc/self/status")
 
 
 def peak_memory(bundle: Bundle, text: str, threads: int, together: int = 1) -> tuple[float, float]:
@@ -44,20 +42,6 @@ def measure(path: Path, text: str, threads: int, together: int = 1) -> tuple[flo
         loaded = resident("VmRSS")
         read_all(engine, [Request(f"memory-{seed}", text, seed=seed) for seed in range(together)])
         return loaded, resident("VmHWM")
-
-
-def resident(field: str) -> float:
-    """VmRSS (now) or VmHWM (peak) in MB.
-
-    Not `ru_maxrss` where /proc is there: Linux hands the parent's peak down to a child through exec.
-    """
-    found = re.search(rf"^{field}:\s*(\d+) kB", STATUS.read_text(encoding="utf-8"), re.M) if STATUS.exists() else None
-    if found:
-        return int(found[1]) * 1024 / 1e6
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def main() -> None:

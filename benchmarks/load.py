@@ -1,0 +1,293 @@
+"""The server under load: what it adds to the engine, what it carries, whom it lets wait. docs/measurements/load.md.
+
+    python benchmarks/load.py BUNDLE              about 8 minutes on two cores
+    python benchmarks/load.py BUNDLE --quick      tries it, no page
+
+The clients run on the same machine and take part of its time. Let nothing else run beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vivace.core import machine
+from vivace.core.bundle import Bundle, open_bundle
+from vivace.core.speech import FIRST_CHUNK, Request
+from vivace.core.stage import RuntimeOptions
+from vivace.engine.engine import Engine, stream
+from vivace.engine.pool import Pool, speak_all
+from vivace.workflows import texts
+
+PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "load.md"
+RATE = 24_000  # of pcm
+PORT = 18_400
+
+
+@dataclass(frozen=True)
+class Said:
+    """One request as its client saw it: seconds to the first byte, to the last, of audio, and waited in silence."""
+
+    status: int
+    first: float
+    whole: float
+    audio: float
+    waited: float
+
+
+async def ask(text: str, seed: int = 0) -> Said:
+    """A client of few instructions, so that the server has the machine: HTTP/1.0 semantics over a plain socket."""
+    body = json.dumps({"model": "voice", "input": text, "response_format": "pcm", "seed": seed}).encode()
+    begun = time.perf_counter()
+    reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+    writer.write(
+        b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    head = await reader.readuntil(b"\r\n\r\n")
+    status = int(head.split()[1])
+    size, first, waited = 0, 0.0, 0.0
+    while status == 200 and (length := int((await reader.readline()).strip() or b"0", 16)):
+        await reader.readexactly(length + 2)
+        now = time.perf_counter() - begun
+        first = first or now
+        waited += max(0.0, now - first - waited - size / 2 / RATE)
+        size += length
+    whole = time.perf_counter() - begun
+    writer.close()
+    return Said(status, first, whole, size / 2 / RATE, waited)
+
+
+@contextmanager
+def server(bundle: Path, *options: str) -> Iterator[int]:
+    """`vivace serve` on PORT; gives its process id."""
+    command = [sys.executable, "-m", "vivace.cli.main", "serve", f"voice={bundle}", "--port", str(PORT), "-q", *options]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONWARNINGS": "ignore"}) as process:
+        try:
+            for _ in range(600):
+                if process.poll() is not None:
+                    raise SystemExit("the server did not come up")
+                try:
+                    if asyncio.run(_ready()):
+                        break
+                except OSError:
+                    pass
+                time.sleep(0.1)
+            yield process.pid
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+async def _ready() -> bool:
+    reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+    writer.write(b"GET /health/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    head = await reader.readline()
+    writer.close()
+    return b" 200 " in head
+
+
+def overhead(bundle: Bundle, text: str, rounds: int) -> dict[str, Any]:
+    """First audio from the server and from an engine in this process, in turn."""
+    there, here = [], []
+    with Engine(bundle, RuntimeOptions(threads=1)) as engine:
+        for k in range(rounds + 2):
+            asked = Request("a", text, seed=k, chunk_frames=FIRST_CHUNK)
+            begun = time.perf_counter()
+            events = stream(engine, asked)
+            next(events)
+            mine = time.perf_counter() - begun
+            events.close()
+            theirs = asyncio.run(ask(text, k)).first
+            if k >= 2:
+                there.append(theirs)
+                here.append(mine)
+    ratio = [1000 * (a - b) for a, b in zip(there, here, strict=True)]
+    return {
+        "server_ms": 1000 * statistics.median(there), "engine_ms": 1000 * statistics.median(here), "n": rounds,
+        "added_ms": statistics.median(ratio), "added_ms_low_high": [min(ratio), max(ratio)],
+    }  # fmt: skip
+
+
+def offline(bundle: Bundle, said: Sequence[str]) -> float:
+    """Seconds of speech per second of the engine alone, both cores."""
+    with Pool(bundle) as pool:
+        list(speak_all(pool, [Request(f"w{k}", said[k]) for k in range(4)]))
+        begun = time.perf_counter()
+        asked = [Request(str(k), text, seed=k) for k, text in enumerate(said)]
+        seconds = sum(audio.seconds for _, audio in speak_all(pool, asked))
+        return seconds / (time.perf_counter() - begun)
+
+
+def closed(said: Sequence[str], clients: int, *, one_by_one: bool = False) -> dict[str, Any]:
+    """`clients` that ask again as soon as they have been answered. `one_by_one`: as a server would that speaks one
+    request after another, whole."""
+
+    async def run() -> list[Said]:
+        waiting = list(enumerate(said))
+        door = asyncio.Lock()
+        found: list[Said] = []
+
+        async def client() -> None:
+            while waiting:
+                k, text = waiting.pop(0)
+                if not one_by_one:
+                    found.append(await ask(text, k))
+                    continue
+                begun = time.perf_counter()
+                async with door:
+                    got = await ask(text, k)
+                whole = time.perf_counter() - begun
+                found.append(Said(got.status, whole, whole, got.audio, 0.0))
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+        return found
+
+    begun = time.perf_counter()
+    found = asyncio.run(run())
+    return summary(found, time.perf_counter() - begun) | {"clients": clients}
+
+
+def opened(said: Sequence[str], per_second: float, seed: int = 0) -> dict[str, Any]:
+    """Arrivals at random times, whoever is still waiting (Poisson)."""
+    dice = random.Random(seed)
+
+    async def run() -> list[Said]:
+        tasks = []
+        for k, text in enumerate(said):
+            tasks.append(asyncio.create_task(ask(text, k)))
+            await asyncio.sleep(dice.expovariate(per_second))
+        return list(await asyncio.gather(*tasks))
+
+    begun = time.perf_counter()
+    return summary(asyncio.run(run()), time.perf_counter() - begun) | {"per_second": per_second}
+
+
+def behind(long: str, short: str, rounds: int) -> dict[str, Any]:
+    """First audio of a short request while four long ones are being spoken."""
+
+    async def one(k: int) -> float:
+        others = [asyncio.create_task(ask(long, k)) for _ in range(4)]
+        await asyncio.sleep(0.5)
+        first = (await ask(short, k)).first
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.5)
+        return first
+
+    found = [asyncio.run(one(k)) for k in range(rounds)]
+    return {"median_ms": 1000 * statistics.median(found), "worst_ms": 1000 * max(found), "n": rounds}
+
+
+def summary(found: Sequence[Said], seconds: float) -> dict[str, Any]:
+    good = [s for s in found if s.status == 200]
+    statuses = {str(s.status): sum(o.status == s.status for o in found) for s in found}
+    firsts = sorted(s.first for s in good)
+    return {
+        "n": len(found), "statuses": statuses, "ttfa_ms": _percentiles(firsts),
+        "whole_ms": _percentiles(sorted(s.whole for s in good)),
+        "speech_per_second": sum(s.audio for s in good) / seconds,
+        "underruns": sum(s.waited > 0.02 for s in good),
+    }  # fmt: skip
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    at = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+    return {name: 1000 * values[min(len(values) - 1, int(share * len(values)))] for name, share in at.items() if values}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    bundle = open_bundle(args.bundle)
+    sentences = texts.evaluation()
+    many = (sentences * 4)[: 24 if args.quick else 320]
+    known = texts.latency()
+    rounds = 4 if args.quick else 25
+    found: dict[str, Any] = {"machine": machine.describe(), "bundle": bundle.digest, "name": bundle.name}
+    found["offline"] = [offline(bundle, many[:160])]
+    with server(args.bundle, "--queue", "64"):
+        tell("overhead")
+        found["overhead"] = overhead(bundle, known["medium"], rounds)
+        found["loads"] = []
+        for clients in (1, 4, 16, 32, 64):
+            tell(f"{clients} clients")
+            found["loads"].append(closed(many[: max(clients * 4, 64)], clients))
+        tell("16 clients, one after another")
+        found["naive"] = closed(many[:64], 16, one_by_one=True)
+        tell("a short text behind long ones")
+        long = " ".join(sentences)[:4000]
+        found["behind"] = behind(long, known["medium"], 3 if args.quick else 10)
+        tell("arrivals at 80% of what it carries")
+        carried = found["loads"][2]
+        each = carried["speech_per_second"] / (sum(len(t) for t in many) / len(many) * 0.06)
+        found["open"] = opened(many[: len(many) // 2], 0.8 * each)
+        tell("more than the queue holds")
+        found["above"] = closed(many[: 24 if args.quick else 200], 200)
+    found["offline"].append(offline(bundle, many[:160]))
+    print(page(found))
+    if not args.quick:
+        PAGE.write_text(page(found), encoding="utf-8")
+        PAGE.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def tell(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr)
+
+
+def page(found: dict[str, Any]) -> str:
+    m, o, b = found["machine"], found["overhead"], found["behind"]
+    alone = statistics.mean(found["offline"])
+    lines = [
+        "# The server under load",
+        "",
+        f"`{found['name']}` (digest {found['bundle'][:12]}), {time.strftime('%Y-%m-%d')}. {m['cpu']}, "
+        f"{m['cores']} cores. Made by `python benchmarks/load.py`; clients on the same machine, pcm over HTTP.",
+        "",
+        f"First audio of a medium text, one client: {o['server_ms']:.1f} ms, the engine alone "
+        f"{o['engine_ms']:.1f} ms: the server adds {o['added_ms']:.1f} ms (median of {o['n']} pairs).",
+        "",
+        f"The engine alone, both cores: {alone:.1f} seconds of speech per second.",
+        "",
+        "| clients | requests | answers | speech per second | of the engine alone | TTFA p50 / p95 / p99, ms "
+        "| whole p50 / p95, ms | underruns |",
+        "|---|---|---|---|---|---|---|---|",
+        *(row(str(load["clients"]), load, alone) for load in found["loads"]),
+        row("16, one request after another, whole", found["naive"], alone),
+        row(f"{found['open']['per_second']:.1f} a second, at random", found["open"], alone),
+        row("200, queue of 64", found["above"], alone),
+        "",
+        f"A short text behind four of 4,000 characters: first audio after {b['median_ms']:.0f} ms (median), "
+        f"{b['worst_ms']:.0f} ms (worst of {b['n']}).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def row(name: str, load: dict[str, Any], alone: float) -> str:
+    first, whole = load["ttfa_ms"], load["whole_ms"]
+    answers = ", ".join(f"{count} x {status}" for status, count in sorted(load["statuses"].items()))
+    return (
+        f"| {name} | {load['n']} | {answers} | {load['speech_per_second']:.1f} | "
+        f"{load['speech_per_second'] / alone:.0%} | {first['p50']:.0f} / {first['p95']:.0f} / {first['p99']:.0f} | "
+        f"{whole['p50']:.0f} / {whole['p95']:.0f} | {load['underruns']} |"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

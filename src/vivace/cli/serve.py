@@ -1,0 +1,118 @@
+"""vivace serve: bundles over HTTP, as OpenAI's speech interface."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import re
+import signal
+from pathlib import Path
+
+from vivace.cli._common import find_bundle
+from vivace.core.errors import EXIT_OK, MissingDependency, UsageError
+
+HELP = """Serves bundles over HTTP as OpenAI's speech interface does: any of its clients works unchanged.
+
+  vivace serve voice                             one model, on http://127.0.0.1:8000
+  vivace serve joe=fast,balanced,voice           one model with a chain: what fails is left for the next
+  vivace serve joe=fast,voice ann=ann --queue 32 two models; with more than 32 requests, new ones are sent away
+
+  curl localhost:8000/v1/audio/speech -d '{"model": "joe", "input": "Hello.", "response_format": "wav"}' \\
+    -H 'Content-Type: application/json' -o hello.wav
+
+Keys: put them into a file, one a line, and name it with --keys; clients send Authorization: Bearer KEY.
+/health/ready, /metrics (Prometheus), /docs (the interface).
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", metavar="[NAME=]BUNDLE[,BUNDLE...]", help="bundles, best first")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all networks (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="default 8000")
+    parser.add_argument("--queue", type=int, default=64, help="requests that wait or speak at most (default 64)")
+    parser.add_argument("--cores", type=int, default=0, help="that speak, 0: all (default)")
+    parser.add_argument(
+        "--patience", type=float, default=0.0, metavar="SECONDS",
+        help="without audio, after which the next bundle is asked (default: as long as it takes)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory", metavar="SIZE",
+        help="for the server and all its processes, such as 800M or 2G; models that do not fit together take turns",
+    )  # fmt: skip
+    parser.add_argument("--keys", type=Path, help="file with the keys that clients must bring, one a line")
+    parser.add_argument("--per-minute", type=float, default=0.0, help="requests of one client (default: any number)")
+    parser.add_argument("--origin", action="append", default=[], help="of web pages that may call (default: none)")
+    parser.add_argument("--wyoming", type=int, metavar="PORT", help="speak Wyoming too (Home Assistant; often 10200)")
+    parser.add_argument("--log-text", action="store_true", help="write what is spoken into the log")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        import uvicorn
+
+        from vivace.server.app import create_app, running
+    except ImportError as error:
+        raise MissingDependency(error.name or "fastapi", "serve") from None
+    from vivace.server.service import Settings
+
+    if args.queue < 1:
+        raise UsageError(f"--queue is {args.queue}; it must be at least 1")
+    if not 0 <= args.port < 65_536:
+        raise UsageError(f"--port is {args.port}; it must lie between 0 and 65535")
+    settings = Settings(
+        models=dict(_chain(text) for text in args.models), queue=args.queue, cores=args.cores, patience=args.patience,
+        megabytes=_megabytes(args.memory), keys=_keys(args.keys), per_minute=args.per_minute,
+        origins=tuple(args.origin), log_text=args.log_text,
+        wyoming=(args.host, args.wyoming) if args.wyoming is not None else None,
+    )  # fmt: skip
+    if len(settings.models) < len(args.models):
+        raise UsageError("two models have the same name; name them: NAME=BUNDLE")
+    logging.basicConfig(
+        level=logging.WARNING if args.quiet else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app, host=args.host, port=args.port, log_config=None, access_log=False, server_header=False, lifespan="off",
+        timeout_graceful_shutdown=30, timeout_keep_alive=15,
+    )  # fmt: skip
+
+    async def serve() -> None:
+        # By hand, not as the application's lifespan: what goes wrong is then one line, not uvicorn's traceback.
+        async with running(app.state.service):
+            for name in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises again what it was stopped by
+                signal.signal(name, signal.SIG_IGN)
+            await uvicorn.Server(config).serve()
+
+    asyncio.run(serve())
+    return EXIT_OK
+
+
+def _chain(text: str) -> tuple[str, list[Path]]:
+    name, _, bundles = text.rpartition("=")
+    found = [find_bundle(part) for part in bundles.split(",") if part]
+    if not found:
+        raise UsageError(f"{text!r} names no bundle; give [NAME=]BUNDLE[,BUNDLE...]")
+    return name or found[0].name, [bundle.path for bundle in found]
+
+
+def _megabytes(size: str | None) -> float:
+    if size is None:
+        return 0.0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG])B?", size.strip(), re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise UsageError(f"--memory is {size!r}; write a size such as 800M or 2G")
+    return float(found[1]) * (1000 if found[2] in "Gg" else 1)
+
+
+def _keys(file: Path | None) -> tuple[str, ...]:
+    if file is None:
+        return tuple(key for key in [os.environ.get("VIVACE_API_KEY", "")] if key)
+    try:
+        found = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    if not found:
+        raise UsageError(f"{file} holds no key; write one a line")
+    return found

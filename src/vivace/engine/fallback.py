@@ -1,0 +1,217 @@
+"""An ordered chain of variants of one voice: the first that is well speaks, and one that fails is left for the next,
+within the same request where no audio has gone out.
+
+The breaker is Nygard's (Release It!, 2007): closed, open for a while after failures in a row, then half open: one
+request tries, and its end decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from vivace.core.audio import Samples
+from vivace.core.errors import TextError, VivaceError
+from vivace.core.speech import Event, Request
+from vivace.engine.runner import Died, Runner
+
+log = logging.getLogger(__name__)
+
+State = Literal["closed", "open", "half-open"]
+FAILURES = 3  # in a row, which open a breaker
+REST, LONGEST_REST = 1.0, 60.0  # seconds that it stays open: doubled each time that the trial fails
+QUIET = 1e-4  # full scale: below it there is no sound
+SILENCE = 1.0  # seconds of it at the beginning, which no voice makes
+CLIPPED = 0.05  # share of the samples of a chunk at full scale
+LONGEST, LONGEST_EACH = 5.0, 0.6  # seconds of any text, and of each of its characters: numbers are long when read
+
+
+class Faulty(VivaceError):
+    """What a variant made is not speech."""
+
+
+class Broken(VivaceError):
+    """A variant failed after audio of the request had gone out: it cannot be taken back."""
+
+
+class Unavailable(VivaceError):
+    """No variant can speak now."""
+
+
+class Breaker:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures, self._rest, self._until, self._trying = 0, REST, 0.0, False
+
+    @property
+    def state(self) -> State:
+        if self._failures < FAILURES:
+            return "closed"
+        return "open" if self._clock() < self._until else "half-open"
+
+    def allows(self) -> bool:
+        """Whether the next request may use it; the one that is allowed half open must tell how it ended."""
+        if self.state == "half-open" and not self._trying:
+            self._trying = True
+            return True
+        return self.state == "closed"
+
+    def succeeded(self) -> None:
+        self._failures, self._rest, self._trying = 0, REST, False
+
+    def undecided(self) -> None:
+        """The request ended in a way that tells nothing of the variant."""
+        self._trying = False
+
+    def failed(self, *, at_once: bool = False) -> None:
+        """`at_once`: this one failure is enough."""
+        again = self._failures >= FAILURES
+        self._failures = FAILURES if at_once or again else self._failures + 1
+        if self._failures >= FAILURES:
+            self._rest = min(2 * self._rest, LONGEST_REST) if again else REST
+            self._until = self._clock() + self._rest
+        self._trying = False
+
+
+class Watch:
+    """Looks at the audio of one request as it comes. Raises Faulty for what is no speech."""
+
+    def __init__(self, request: Request) -> None:
+        self._most = LONGEST + LONGEST_EACH * len(request.text) / request.speed
+        self._seconds, self.sounds = 0.0, False
+
+    def see(self, event: Event) -> None:
+        if event.audio is None:
+            return
+        samples: Samples = np.abs(event.audio.samples)
+        self._seconds += event.audio.seconds
+        self.sounds = self.sounds or bool(samples.max(initial=0) > QUIET)
+        if not self.sounds and (self._seconds > SILENCE or event.done):
+            raise Faulty(f"silence: {self._seconds:.1f} s without a sound")
+        if event.audio.seconds > 0.1 and (samples >= 0.999).mean() > CLIPPED:
+            raise Faulty(f"clipping: {(samples >= 0.999).mean():.0%} of the samples are at full scale")
+        if self._seconds > self._most:
+            raise Faulty(f"runaway: {self._seconds:.1f} s of audio, where {self._most:.1f} s are the most")
+
+
+@dataclass(eq=False)
+class Variant:
+    name: str
+    runner: Runner
+    breaker: Breaker = field(default_factory=Breaker)
+    reviving: asyncio.Task[None] | None = None
+
+
+class Chain:
+    """`variants` in the order in which they are asked. `patience`: seconds until the first audio after which a
+    variant is left (0: as long as it takes). `told(variant, reason)` hears of every failure."""
+
+    def __init__(
+        self,
+        variants: Sequence[Variant],
+        *,
+        patience: float = 0,
+        told: Callable[[str, str], None] = lambda variant, reason: None,
+    ) -> None:
+        self.variants = list(variants)
+        self._patience, self._told = patience, told
+        self._stopping = False
+        for variant in self.variants:
+            variant.runner.died = partial(self._fail, variant, Died(f"the process of {variant.name} died"))
+
+    async def start(self) -> None:
+        """Starts all variants side by side. Raises Died if none comes up; those that do not are tried again."""
+        self._stopping = False
+        found = await asyncio.gather(*(v.runner.start() for v in self.variants), return_exceptions=True)
+        for variant, problem in zip(self.variants, found, strict=True):
+            if isinstance(problem, BaseException):
+                if not isinstance(problem, Died):
+                    raise problem
+                self._fail(variant, problem)
+        if all(found):
+            await self.stop()
+            raise Died("; ".join(str(problem) for problem in found))
+
+    async def stop(self) -> None:
+        self._stopping = True
+        for variant in self.variants:
+            if variant.reviving:
+                variant.reviving.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await variant.reviving
+        await asyncio.gather(*(variant.runner.stop() for variant in self.variants))
+
+    @property
+    def ready(self) -> bool:
+        return any(v.runner.alive and v.breaker.state != "open" for v in self.variants)
+
+    async def speak(self, request: Request) -> AsyncGenerator[tuple[str, Event], None]:
+        """Events with the name of the variant that made them. Raises TextError for what no variant could speak, Broken
+        or Unavailable. Leaving early cancels."""
+        reasons = []
+        for variant in self.variants:
+            if not variant.runner.alive or not variant.breaker.allows():
+                reasons.append(f"{variant.name} is {'resting' if variant.runner.alive else 'not running'}")
+                continue
+            given, held, watch = False, list[Event](), Watch(request)
+            try:
+                async with contextlib.aclosing(variant.runner.speak(request)) as events:
+                    while True:
+                        limit = self._patience if self._patience and not given else None
+                        event = await asyncio.wait_for(anext(events), limit)
+                        if event.reason == "error" and event.blame == "request":
+                            raise TextError(event.error)
+                        if event.reason == "error":
+                            raise Faulty(event.error)
+                        watch.see(event)
+                        held.append(event)
+                        if not watch.sounds and not event.done:
+                            continue
+                        for one in held:
+                            given = given or one.audio is not None
+                            yield variant.name, one
+                        held.clear()
+                        if event.done:
+                            variant.breaker.succeeded()
+                            return
+            except (Faulty, Died, TimeoutError) as error:
+                reason = str(error) or f"no audio after {self._patience:g} s"
+                reasons.append(f"{variant.name}: {reason}")
+                self._fail(variant, error, reason)
+                if given:
+                    raise Broken(f"{variant.name} failed while it spoke: {reason}") from error
+            except BaseException:  # the text's fault, or the listener has left
+                variant.breaker.undecided()
+                raise
+        raise Unavailable("no variant can speak now: " + "; ".join(reasons))
+
+    def _fail(self, variant: Variant, error: BaseException, reason: str = "") -> None:
+        log.warning("variant %s failed: %s", variant.name, reason or error)
+        variant.breaker.failed(at_once=isinstance(error, Died))
+        self._told(variant.name, reason or str(error))
+        if isinstance(error, Died) and not self._stopping and (variant.reviving is None or variant.reviving.done()):
+            variant.reviving = asyncio.create_task(self._revive(variant))
+
+    async def _revive(self, variant: Variant) -> None:
+        """A dead process is started again, at once and then after longer and longer rests."""
+        rest = 0.0
+        while True:
+            await asyncio.sleep(rest)
+            try:
+                await variant.runner.start()
+            except Died as error:
+                log.warning("variant %s does not come back: %s", variant.name, error)
+                self._told(variant.name, str(error))
+                rest = min(max(REST, 2 * rest), LONGEST_REST)
+            else:
+                log.info("variant %s is back", variant.name)
+                variant.breaker.succeeded()
+                return

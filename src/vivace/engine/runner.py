@@ -1,0 +1,238 @@
+"""A bundle that speaks in a process of its own: what crashes there, or eats its memory, takes nobody with it.
+
+For one asyncio loop. The child opens the bundle, which checks every digest, warms up, and steps a Pool; requests and
+events go through a pipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import signal
+import threading
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from vivace.core.bundle import Bundle, open_bundle
+from vivace.core.errors import VivaceError
+from vivace.core.machine import cores, resident
+from vivace.core.speech import FIRST_CHUNK, Event, Request
+from vivace.core.stage import RuntimeOptions
+from vivace.engine.pool import Pool
+
+log = logging.getLogger(__name__)
+
+WARM_TEXT = (
+    "This is a sentence to warm up with. And another one, which goes on for as long as sentences of prose do, with a "
+    "clause here and another clause there, so that what a long text needs is known before the first one comes."
+)
+TOGETHER = 32  # requests that a model which moves in steps speaks at once, if its cache has room for them
+
+
+class Died(VivaceError):
+    """The process is gone, or never came up."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a bundle uses the cores: `workers` threads of `threads` each, `batch` requests together in each."""
+
+    workers: int
+    threads: int
+    batch: int
+
+    @classmethod
+    def of(cls, bundle: Bundle, most: int = 0) -> Plan:
+        """One worker for each core. Models that move in steps have one worker with all cores: rows that share a step
+        share its weights, which is what such a step waits for. `most` (0: all) are the cores to use."""
+        most = min(most or cores(), cores())
+        if any(stage.loop == "frame" for stage in bundle.stages):
+            return cls(1, most, TOGETHER)
+        return cls(most, 1, int(bundle.defaults.get("batch", 1)))
+
+
+class Runner:
+    """A process that speaks the bundle at `path`. `limit` bounds the requests that have not ended; `died` is called
+    when the process ends by itself."""
+
+    def __init__(self, path: Path, plan: Plan, *, limit: int = 256, start_seconds: float = 120.0) -> None:
+        self.path, self.plan = path, plan
+        self._limit, self._start_seconds = limit, start_seconds
+        self._heard: dict[str, asyncio.Queue[Event]] = {}
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        self._stopping = False
+        self.megabytes = 0.0
+        self.died: Callable[[], None] = lambda: None
+
+    @property
+    def pid(self) -> int:
+        """0 while there is no process."""
+        return int(self._process.pid or 0) if self.alive else 0
+
+    @property
+    def alive(self) -> bool:
+        return self._pipe is not None and bool(self._process.is_alive())
+
+    @property
+    def pending(self) -> int:
+        return len(self._heard)
+
+    async def start(self) -> None:
+        """Returns when the bundle has spoken its first words; `megabytes` is then what its process needed for that at
+        most. Raises Died with the reason if it cannot."""
+        context = multiprocessing.get_context("spawn")
+        mine, theirs = context.Pipe()
+        process = context.Process(
+            target=_work, args=(theirs, self.path, self.plan, self._limit), daemon=True, name=f"vivace {self.path.name}"
+        )
+        process.start()
+        theirs.close()
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                while not mine.poll():
+                    await asyncio.sleep(0.02)
+                problem, self.megabytes = mine.recv()
+        except TimeoutError:
+            problem = f"it was not ready after {self._start_seconds:g} s"
+        except (EOFError, OSError):
+            process.join(5)
+            problem = f"its process ended with code {process.exitcode}"
+        if problem:
+            _kill(process, mine)
+            raise Died(f"{self.path.name} cannot be served: {problem}")
+        self._process, self._pipe, self._stopping = process, mine, False
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._listen, args=(loop, process, mine), daemon=True, name="vivace-listener").start()
+
+    async def speak(self, request: Request) -> AsyncGenerator[Event, None]:
+        """The request's events. Leaving early cancels it. Raises Died if the process dies meanwhile."""
+        if self._pipe is None:
+            raise Died(f"{self.path.name} is not running")
+        own = self._heard[request.id] = asyncio.Queue()
+        ended = False
+        try:
+            self._send(("submit", request))
+            while not ended:
+                event = await own.get()
+                ended = event.done
+                if event.reason == "error" and event.error == _GONE:
+                    raise Died(f"the process of {self.path.name} died")
+                yield event
+        finally:
+            self._heard.pop(request.id, None)
+            if not ended and self._pipe is not None:
+                with contextlib.suppress(Died):
+                    self._send(("cancel", request.id))
+
+    async def stop(self) -> None:
+        """Ends the process. What has not ended then has died: wait for `pending` to be 0 first."""
+        if self._process is None:
+            return
+        self._stopping = True
+        process, pipe = self._process, self._pipe
+        with contextlib.suppress(Died):
+            self._send(("stop", None))
+        await asyncio.to_thread(process.join, 5)
+        if process.is_alive():
+            process.kill()
+            await asyncio.to_thread(process.join, 5)
+        self._gone(process)
+        if pipe is not None:
+            pipe.close()
+
+    def _send(self, message: Any) -> None:
+        try:
+            if self._pipe is None:
+                raise OSError
+            self._pipe.send(message)
+        except (OSError, ValueError):
+            raise Died(f"the process of {self.path.name} died") from None
+
+    def _listen(self, loop: asyncio.AbstractEventLoop, process: Any, pipe: Connection) -> None:
+        """In a thread: the child's events, handed to the loop."""
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens any more
+            with contextlib.suppress(EOFError, OSError):
+                while True:
+                    loop.call_soon_threadsafe(self._hand, pipe.recv())
+            loop.call_soon_threadsafe(self._gone, process)
+
+    def _hand(self, event: Event) -> None:
+        if own := self._heard.get(event.request_id):  # nobody waits for what was cancelled
+            own.put_nowait(event)
+
+    def _gone(self, process: Any) -> None:
+        if process is not self._process:
+            return
+        self._pipe = None
+        for request_id, own in self._heard.items():
+            own.put_nowait(Event(request_id, done=True, reason="error", error=_GONE, blame="model"))
+        if not self._stopping:
+            self.died()
+
+
+_GONE = "the process died"
+
+
+def _kill(process: Any, pipe: Connection) -> None:
+    process.kill()
+    process.join(5)
+    pipe.close()
+
+
+def _work(pipe: Connection, path: Path, plan: Plan, limit: int) -> None:
+    """The child: says why it is not ready, or nothing, and its memory; then speaks until it is stopped or its parent
+    dies."""
+    for ignored in (signal.SIGINT, signal.SIGTERM):  # the parent decides
+        signal.signal(ignored, signal.SIG_IGN)
+    try:
+        options = RuntimeOptions(threads=plan.threads)
+        pool = Pool(open_bundle(path), plan.workers, options, batch=plan.batch, limit=2 * limit)
+        for k in range(plan.workers):
+            pool.submit(Request(f"warm {k}", WARM_TEXT, chunk_frames=FIRST_CHUNK))
+        problems = [event.error for event in pool.events() if event.error]
+    except Exception as error:  # noqa: BLE001 - told to the parent
+        problems = [str(error) if isinstance(error, VivaceError) else f"{type(error).__name__}: {error}"]
+    pipe.send((problems[0] if problems else "", resident("VmHWM")))
+    if problems:
+        return
+    asked, stopping = threading.Event(), threading.Event()
+    sending = threading.Lock()
+
+    def send(event: Event) -> None:
+        with sending, contextlib.suppress(OSError):
+            pipe.send(event)
+
+    def receive() -> None:
+        try:
+            while True:
+                what, body = pipe.recv()
+                if what == "stop":
+                    break
+                if what == "cancel":
+                    pool.cancel(body)
+                else:
+                    try:
+                        pool.submit(body)
+                    except VivaceError as error:
+                        send(Event(body.id, done=True, reason="error", error=str(error), blame="model"))
+                asked.set()
+        except (EOFError, OSError):
+            pass  # the parent is gone
+        finally:
+            stopping.set()
+            asked.set()
+
+    threading.Thread(target=receive, daemon=True).start()
+    while not stopping.is_set():
+        asked.wait()
+        asked.clear()
+        for event in pool.events():
+            send(event)
+            if stopping.is_set():
+                return

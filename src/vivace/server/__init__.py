@@ -1,0 +1,1 @@
+"""Serves bundles over HTTP as OpenAI's speech interface does."""

@@ -1,0 +1,218 @@
+"""A WebSocket that takes text while it is being written (by a language model, say), and speaks it sentence by sentence.
+
+The client sends JSON: `start` (model, voice, response_format, speed, seed) once, `text` as it comes, `flush` to have
+what is there spoken, `cancel` to silence it and forget the rest (barge-in), `end` when there is no more. It gets JSON
+(`started`, `sentence`, `flushed`, `cancelled`, `done`, `error`) and binary messages, which hold the audio. Each
+sentence is a stream of its own in compressed formats; pcm just goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from vivace.core import registry
+from vivace.core.audio import Audio
+from vivace.core.errors import VivaceError
+from vivace.core.speech import FIRST_CHUNK, Request
+from vivace.server.encode import PCM_RATE, encoder
+from vivace.server.service import Model, Service
+from vivace.server.wire import ApiError, Format, problem
+
+router = APIRouter()
+LONGEST = 600  # characters without an end of sentence, after which a clause or a word is one
+MOST_WAITING = 20_000  # characters that were not spoken yet
+_BLANK_LINE = re.compile(r"\n\s*\n")
+
+
+class Start(BaseModel):
+    type: Literal["start"]
+    model: str = Field(default="tts-1", max_length=200)
+    voice: str = Field(default="", max_length=200)
+    response_format: Format = "pcm"
+    speed: float = Field(default=1.0, ge=0.25, le=4.0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+class Text(BaseModel):
+    type: Literal["text"]
+    text: str = Field(max_length=4096)
+
+
+class Word(BaseModel):
+    type: Literal["flush", "cancel", "end"]
+
+
+_MESSAGE: TypeAdapter[Start | Text | Word] = TypeAdapter(Annotated[Start | Text | Word, Field(discriminator="type")])
+
+
+class Cutter:
+    """Gives sentences as soon as they are sure to have ended: when the next one has begun, or a blank line."""
+
+    def __init__(self) -> None:
+        self._split = registry.load("text", "piper").split
+        self._text = ""
+
+    def feed(self, text: str) -> list[str]:
+        *ended, rest = _BLANK_LINE.split(self._text + text)
+        found = [sentence for paragraph in ended for sentence in self._split(paragraph, limit=LONGEST)]
+        rest = " ".join(rest.split()) + rest[len(rest.rstrip()) :][-2:]  # a blank line may be half there
+        sentences = list(self._split(rest, limit=LONGEST))
+        if len(sentences) > 1:
+            found += sentences[:-1]
+            rest = rest[rest.rindex(sentences[-1]) :]
+        self._text = rest
+        return found
+
+    def rest(self) -> list[str]:
+        text, self._text = self._text, ""
+        return list(self._split(text, limit=LONGEST))
+
+
+async def said(service: Service, model: Model, request: Request) -> AsyncGenerator[Audio, None]:
+    """The audio of one sentence; nothing for one that holds no speech, such as a lone bracket."""
+    try:
+        async with contextlib.aclosing(service.speak(model, request)) as events:
+            async for _, event in events:
+                if event.audio is not None:
+                    yield event.audio
+    except VivaceError as error:
+        if not any(letter.isalnum() for letter in request.text):
+            return
+        raise ApiError(500, str(error)) from None
+
+
+class Reading:
+    """One client's session."""
+
+    def __init__(self, socket: WebSocket, service: Service) -> None:
+        self._socket, self._service = socket, service
+        self._cutter = Cutter()
+        self._waiting: asyncio.Queue[str | Word] = asyncio.Queue()
+        self._unspoken = 0
+        self._speaking: asyncio.Task[None] | None = None
+        self._start: Start | None = None
+        self._count = 0
+
+    async def run(self) -> None:
+        try:
+            while True:
+                message = _MESSAGE.validate_json(await self._socket.receive_text())
+                if await self._take(message):
+                    break
+        except ValidationError as error:
+            await self._tell_error(problem(list(error.errors())))
+        except KeyError:  # a binary message has no text
+            await self._tell_error(ApiError(400, "send JSON as text"))
+        except VivaceError as error:
+            await self._tell_error(ApiError(500, str(error)))
+        except ApiError as error:
+            await self._tell_error(error)
+        finally:
+            await self._silence()
+
+    async def _take(self, message: Start | Text | Word) -> bool:
+        """Whether the session is over. Raises ApiError."""
+        if isinstance(message, Start):
+            if self._start:
+                raise ApiError(400, "start was sent twice")
+            model = self._service.model(message.model)
+            voice = model.voice(message.voice)
+            self._start = message
+            self._speaking = asyncio.create_task(self._speak(model, voice, message))
+            rate = PCM_RATE if message.response_format == "pcm" else model.bundle.sample_rate
+            await self._tell("started", model=model.name, sample_rate=rate, response_format=message.response_format)
+            return False
+        if not self._start or not self._speaking:
+            raise ApiError(400, "send start first")
+        if isinstance(message, Text):
+            self._unspoken += len(message.text)
+            if self._unspoken > MOST_WAITING:
+                raise ApiError(429, f"more than {MOST_WAITING:,} characters are waiting to be spoken; wait for audio")
+            self._put(self._cutter.feed(message.text))
+        elif message.type == "cancel":
+            await self._silence()
+            self._cutter, self._waiting, self._unspoken = Cutter(), asyncio.Queue(), 0
+            model = self._service.model(self._start.model)
+            self._speaking = asyncio.create_task(self._speak(model, model.voice(self._start.voice), self._start))
+            await self._tell("cancelled")
+        else:
+            self._put(self._cutter.rest())
+            self._waiting.put_nowait(message)
+            if message.type == "end":
+                await self._end()
+                return True
+        if self._speaking.done():
+            self._speaking.result()  # raises what it met
+        return False
+
+    async def _end(self) -> None:
+        """Waits until all is spoken; the client may still leave."""
+        assert self._speaking
+        leaving = asyncio.create_task(self._socket.receive())
+        await asyncio.wait({self._speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if self._speaking.done():
+            leaving.cancel()
+            self._speaking.result()
+            return
+        message = leaving.result()
+        if message["type"] == "websocket.receive" and '"cancel"' in (message.get("text") or ""):
+            await self._silence()
+            await self._tell("cancelled")
+
+    def _put(self, sentences: list[str]) -> None:
+        for sentence in sentences:
+            self._waiting.put_nowait(sentence)
+
+    async def _speak(self, model: Model, voice: str, start: Start) -> None:
+        codec = encoder(start.response_format, model.bundle.sample_rate)
+        while True:
+            sentence = await self._waiting.get()
+            if isinstance(sentence, Word):
+                if rest := codec.finish():
+                    await self._socket.send_bytes(rest)
+                codec = encoder(start.response_format, model.bundle.sample_rate)
+                await self._tell("flushed" if sentence.type == "flush" else "done")
+                if sentence.type == "end":
+                    return
+                continue
+            await self._tell("sentence", text=sentence.strip())
+            request = Request(
+                uuid.uuid4().hex, sentence, voice=voice, speed=start.speed, seed=start.seed + self._count,
+                chunk_frames=FIRST_CHUNK,
+            )  # fmt: skip
+            self._count += 1
+            async with contextlib.aclosing(said(self._service, model, request)) as pieces:
+                async for audio in pieces:
+                    if made := await asyncio.to_thread(codec.encode, audio):
+                        await self._socket.send_bytes(made)
+            self._unspoken -= len(sentence)
+
+    async def _silence(self) -> None:
+        if self._speaking:
+            self._speaking.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ApiError, WebSocketDisconnect, RuntimeError):
+                await self._speaking
+
+    async def _tell(self, kind: str, **more: Any) -> None:
+        await self._socket.send_json({"type": kind, **more})
+
+    async def _tell_error(self, error: ApiError) -> None:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            await self._socket.send_json({"type": "error", **error.body()})
+            await self._socket.close(1008, error.message[:100])
+
+
+@router.websocket("/v1/audio/speech/live")
+async def live(socket: WebSocket) -> None:
+    await socket.accept()
+    with contextlib.suppress(WebSocketDisconnect):
+        await Reading(socket, socket.app.state.service).run()
+        await socket.close()

@@ -1,0 +1,172 @@
+"""POST /v1/audio/speech: text in, audio out as it is made."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from vivace.core.audio import Audio, join
+from vivace.core.errors import TextError, UsageError
+from vivace.core.speech import FIRST_CHUNK, Event
+from vivace.core.speech import Request as Asked
+from vivace.engine.fallback import Broken
+from vivace.server.encode import MEDIA, WHOLE, encoder, whole
+from vivace.server.metrics import Stopwatch
+from vivace.server.service import Model, Service
+from vivace.server.wire import ApiError, Speech
+
+log = logging.getLogger(__name__)
+router = APIRouter()
+
+GONE = 499  # nginx's number for a client that did not wait; nobody reads it
+AUDIO = {media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA.values()}
+
+
+@router.post(
+    "/v1/audio/speech",
+    response_class=Response,
+    responses={200: {"description": "Audio, as it is made.", "content": AUDIO}},
+)
+async def speech(body: Speech, request: Request) -> Response:
+    """Speaks a text, as OpenAI's interface of the same name does."""
+    arrived = time.perf_counter()
+    service: Service = request.app.state.service
+    model = service.model(body.model)
+    try:
+        asked = Asked(
+            uuid.uuid4().hex, body.input, voice=model.voice(body.voice_id), speed=body.speed, seed=body.seed,
+            chunk_frames=FIRST_CHUNK,
+        )  # fmt: skip
+    except UsageError as error:
+        raise ApiError(400, str(error)) from None
+    told = f" {asked.text!r}" if service.settings.log_text else ""
+    log.info("%s: %d characters for %s as %s%s", asked.id, len(asked.text), model.name, body.response_format, told)
+    pieces = _pieces(service, model, asked, Stopwatch(service.metrics, model.name, arrived), request)
+    first = await _unless_gone(pieces, request)
+    if first is None:
+        return Response(status_code=GONE)
+    variant = first[0]
+    headers = {"X-Request-Id": asked.id, "X-Vivace-Variant": variant, "Cache-Control": "no-store"}
+    audio = _from(first, pieces)
+    if body.stream_format == "sse":
+        return StreamingResponse(_events(audio, body, model), media_type="text/event-stream", headers=headers)
+    media = MEDIA[body.response_format]
+    if body.stream_format is None and body.response_format in WHOLE:
+        made = join([piece async for piece in audio])
+        content = await asyncio.to_thread(whole, body.response_format, made)
+        return Response(content, media_type=media, headers=headers)
+    return StreamingResponse(_encoded(audio, body, model), media_type=media, headers=headers)
+
+
+async def _pieces(
+    service: Service, model: Model, asked: Asked, watch: Stopwatch, request: Request
+) -> AsyncGenerator[tuple[str, Audio], None]:
+    """The audio of a request with the variant that made it. Stops where the client has left; raises ApiError."""
+    outcome = "cancelled"
+    try:
+        async with contextlib.aclosing(service.speak(model, asked)) as events:
+            async for variant, event in events:
+                if await request.is_disconnected():
+                    return
+                if event.audio is not None:
+                    watch.chunk(variant, event.audio.seconds, time.perf_counter())
+                    yield variant, event.audio
+                _log_end(asked, variant, event)
+        outcome = "ok"
+    except TextError as error:
+        outcome = "refused"
+        raise ApiError(400, str(error), param="input") from None
+    except ApiError as error:
+        outcome = "rejected" if error.code == "queue_full" else "error"
+        raise
+    except Broken:
+        outcome = "broken"
+        raise
+    finally:
+        watch.end(outcome, time.perf_counter())
+
+
+def _log_end(asked: Asked, variant: str, event: Event) -> None:
+    if event.done:
+        log.info("%s: %s by %s", asked.id, event.reason, variant)
+
+
+async def _unless_gone(pieces: AsyncGenerator[tuple[str, Audio], None], request: Request) -> tuple[str, Audio] | None:
+    """The first piece; None if the client leaves before it is there."""
+
+    async def left() -> None:
+        while not await request.is_disconnected():
+            await asyncio.sleep(0.1)
+
+    async def next_piece() -> tuple[str, Audio] | None:
+        return await anext(pieces, None)
+
+    first, gone = asyncio.create_task(next_piece()), asyncio.create_task(left())
+    try:
+        await asyncio.wait({first, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not first.done():
+            return None
+        if first.result() is None and not gone.done():
+            raise ApiError(500, "the voice made no audio")
+        return first.result()
+    finally:
+        for task in (first, gone):
+            task.cancel()
+        await asyncio.wait({first, gone})
+
+
+async def _from(first: tuple[str, Audio], rest: AsyncGenerator[tuple[str, Audio], None]) -> AsyncGenerator[Audio, None]:
+    try:
+        yield first[1]
+        async for _, audio in rest:
+            yield audio
+    finally:
+        await rest.aclose()
+
+
+async def _encoded(audio: AsyncGenerator[Audio, None], body: Speech, model: Model) -> AsyncGenerator[bytes, None]:
+    codec = encoder(body.response_format, model.bundle.sample_rate)
+    cheap = body.response_format in ("wav", "pcm")
+    async with contextlib.aclosing(audio) as pieces:
+        async for piece in pieces:
+            # In a thread: it takes long enough to hold up others' audio.
+            made = codec.encode(piece) if cheap else await asyncio.to_thread(codec.encode, piece)
+            if made:
+                yield made
+    if rest := codec.finish():
+        yield rest
+
+
+async def _events(audio: AsyncGenerator[Audio, None], body: Speech, model: Model) -> AsyncGenerator[str, None]:
+    """speech.audio.delta for each piece, speech.audio.done at the end; tokens are counted as characters and chunks of
+    50 ms, since there are no others."""
+    seconds = 0.0
+
+    async def counted() -> AsyncGenerator[Audio, None]:
+        nonlocal seconds
+        async for piece in audio:
+            seconds += piece.seconds
+            yield piece
+
+    try:
+        async for made in _encoded(counted(), body, model):
+            yield _event({"type": "speech.audio.delta", "audio": base64.b64encode(made).decode()})
+    except Broken as error:
+        yield _event(ApiError(500, str(error), code="broken").body() | {"type": "error"})
+        return
+    usage = {"input_tokens": len(body.input), "output_tokens": round(20 * seconds)}
+    usage["total_tokens"] = sum(usage.values())
+    yield _event({"type": "speech.audio.done", "usage": usage})
+
+
+def _event(body: dict[str, object]) -> str:
+    return f"data: {json.dumps(body)}\n\n"

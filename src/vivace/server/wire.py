@@ -1,0 +1,73 @@
+"""What goes over the wire: OpenAI's speech request, and its error object for everything that is wrong.
+
+https://platform.openai.com/docs/api-reference/audio/createSpeech
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_CHARACTERS = 4096
+Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+
+
+class Voice(BaseModel):
+    id: str = Field(max_length=200)
+
+
+class Speech(BaseModel):
+    """The body of POST /v1/audio/speech. What OpenAI's servers take and this one has no use for is accepted."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = Field(max_length=200, description="A model of /v1/models, or one of OpenAI's names for the first.")
+    input: str = Field(min_length=1, max_length=MOST_CHARACTERS, description="The text.")
+    voice: Annotated[str, Field(max_length=200)] | Voice = Field(
+        default="", description="One of /v1/audio/voices, or one of OpenAI's names for the first."
+    )
+    instructions: str = Field(default="", max_length=MOST_CHARACTERS, description="Accepted and ignored.")
+    response_format: Format = "mp3"
+    speed: float = Field(default=1.0, ge=0.25, le=4.0, description="Above 1 is faster.")
+    stream_format: Literal["audio", "sse"] | None = Field(
+        default=None,
+        description="sse: base64 in server-sent events. A wav without it comes whole, with its true length.",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Of Vivace: the same seed, the same samples.")
+
+    @property
+    def voice_id(self) -> str:
+        return self.voice if isinstance(self.voice, str) else self.voice.id
+
+
+class ApiError(Exception):
+    """Becomes OpenAI's error object. `retry`: seconds after which to try again."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code, self.retry = status, message, param, code, retry
+
+    @property
+    def type(self) -> str:
+        known = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+        return known.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry is None else {"Retry-After": str(self.retry)}
+
+    def body(self) -> dict[str, Any]:
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+def problem(errors: list[Any]) -> ApiError:
+    """The first of pydantic's errors."""
+    first = errors[0]
+    where = [str(part) for part in first.get("loc", ()) if part not in ("body", "str", "Voice")]
+    if first.get("type") == "json_invalid":
+        return ApiError(400, f"the body is not valid JSON: {first.get('ctx', {}).get('error', '')}".rstrip(": "))
+    name = ".".join(where)
+    return ApiError(400, f"{name or 'body'}: {first['msg']}", param=name or None, code=str(first["type"]))

@@ -1,0 +1,51 @@
+"""The load benchmark on a toy voice: its client sees what is there, and its page says it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("uvicorn")
+
+import load
+from server.conftest import serving
+from vivace.core.bundle import open_bundle
+from vivace.server.service import Settings
+
+TEXTS = ["one two three."] * 6
+
+
+def test_a_client_sees_times_audio_and_refusals(
+    make_variant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_variant("one")
+    with serving(Settings({"voice": [folder]}, queue=2)) as served:
+        monkeypatch.setattr(load, "PORT", int(served.url.rpartition(":")[2]))
+        said = asyncio.run(load.ask("one two three."))
+        assert said.status == 200 and 0 < said.first <= said.whole and said.audio > 0.2
+        found = load.closed(TEXTS, 2)
+        assert found["statuses"] == {"200": 6} and found["ttfa_ms"]["p50"] <= found["whole_ms"]["p95"]
+        full = load.closed(["a long text. " * 200] * 12, 12)
+        assert set(full["statuses"]) == {"200", "503"} and sum(full["statuses"].values()) == 12
+        one = load.closed(TEXTS, 3, one_by_one=True)
+        figures = {
+            "machine": {"cpu": "a CPU", "cores": 2}, "bundle": "0123456789abcdef", "name": "toy",
+            "offline": [50.0, 52.0],
+            "overhead": load.overhead(open_bundle(folder), "one two.", 2), "loads": [found | {"clients": 2}],
+            "naive": one, "behind": load.behind("a long text. " * 100, "one.", 1), "open": load.opened(TEXTS, 50.0),
+            "above": full,
+        }  # fmt: skip
+    page = load.page(figures)
+    assert "| 2 | 6 | 6 x 200 |" in page and "x 503" in page and "| 50.0 a second, at random |" in page
+
+
+def test_a_listener_who_has_to_wait_is_counted() -> None:
+    said = [load.Said(200, 0.1, 1.0, 2.0, waited) for waited in (0.0, 0.01, 0.5)]
+    assert load.summary([*said, load.Said(503, 0, 0, 0, 0)], 2.0) == {
+        "n": 4, "statuses": {"200": 3, "503": 1}, "underruns": 1, "speech_per_second": 3.0,
+        "ttfa_ms": {"p50": 100.0, "p95": 100.0, "p99": 100.0},
+        "whole_ms": {"p50": 1000.0, "p95": 1000.0, "p99": 1000.0},
+    }  # fmt: skip

@@ -1,0 +1,104 @@
+"""vivace serve as a process: ready, speaks, ends what it has begun on SIGTERM; and what it says of wrong arguments."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vivace.cli import serve
+from vivace.cli.main import main
+from vivace.core.bundle import Bundle
+from vivace.core.errors import UsageError
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("uvicorn")
+
+
+@pytest.fixture
+def voice(make_toy: Callable[..., Bundle]) -> Path:
+    return make_toy().path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "nowhere"),
+        (["joe="], "names no bundle"),
+        (["VOICE", "--queue", "0"], "--queue is 0"),
+        (["VOICE", "--port", "70000"], "--port is 70000"),
+        (["a=VOICE", "a=VOICE"], "two models have the same name"),
+        (["VOICE", "--memory", "lots"], "--memory is 'lots'; write a size such as 800M or 2G"),
+        (["VOICE", "--keys", "nowhere.txt"], "nowhere.txt cannot be read"),
+    ],
+)
+def test_wrong_arguments(voice: Path, capsys: Any, words: list[str], message: str) -> None:
+    assert main(["serve", *(word.replace("VOICE", str(voice)) for word in words)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys"
+    file.write_text("one\n\n two \n", encoding="utf-8")
+    assert serve._keys(file) == ("one", "two")
+    file.write_text("\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="holds no key"):
+        serve._keys(file)
+    monkeypatch.delenv("VIVACE_API_KEY", raising=False)
+    assert serve._keys(None) == ()
+    monkeypatch.setenv("VIVACE_API_KEY", "three")
+    assert serve._keys(None) == ("three",)
+
+
+def test_what_cannot_start_is_one_line(voice: Path, tmp_path: Path, capfd: Any) -> None:
+    assert main(["serve", f"joe={voice}", "--memory", "1M"]) == 2
+    error = capfd.readouterr().err
+    assert "joe does not fit" in error and "Traceback" not in error
+    folder = tmp_path / "broken"
+    shutil.copytree(voice, folder)
+    for stage in (folder / "stages").iterdir():
+        stage.write_bytes(b"nothing")
+    assert main(["serve", str(folder)]) == 1
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_it_serves_and_finishes_what_it_has_begun(voice: Path) -> None:
+    command = [sys.executable, "-m", "vivace.cli.main", "serve", f"joe={voice}", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        assert process.stderr
+        try:
+            url = ""
+            for line in process.stderr:
+                if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                    url = found[0]
+                    break
+            rest = threading.Thread(target=process.stderr.read)  # so that it never waits for us
+            rest.start()
+            answers: list[Any] = []
+            body = {"model": "joe", "input": "a long text. " * 300, "response_format": "pcm"}
+
+            def ask() -> None:
+                answers.append(httpx.post(f"{url}/v1/audio/speech", json=body, timeout=60))
+
+            ask()
+            asking = threading.Thread(target=ask)
+            asking.start()
+            while b"vivace_live_requests 0.0" in httpx.get(f"{url}/metrics").content:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            asking.join(60)
+            assert [answer.status_code for answer in answers] == [200, 200]
+            assert answers[0].content == answers[1].content
+            assert process.wait(60) == 0
+            rest.join(10)
+        finally:
+            process.kill()

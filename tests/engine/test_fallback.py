@@ -1,0 +1,230 @@
+"""The chain: what fails is left for the next, what dies comes back, and the text's own faults are nobody's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vivace.core.audio import Audio
+from vivace.core.errors import TextError
+from vivace.core.speech import Event, Request
+from vivace.engine import fallback
+from vivace.engine.fallback import FAILURES, REST, Breaker, Broken, Chain, Faulty, Unavailable, Variant, Watch
+from vivace.engine.runner import Died
+
+RATE = 8000
+SOUND = 0.5 * np.sin(np.arange(RATE // 2)).astype(np.float32)  # half a second
+
+
+def piece(samples: Any = SOUND, *, done: bool = False) -> Event:
+    return Event("r", Audio(np.asarray(samples, np.float32), RATE), done, "stop" if done else None)
+
+
+class Fake:
+    """A runner whose `script` is what each request gets: events, or an error that is raised."""
+
+    def __init__(self, *script: Any, up: bool = True) -> None:
+        self.script, self.alive, self.died = script, up, lambda: None
+        self.asked = self.starts = self.closed = 0
+        self.refuses = 0  # starts that fail
+
+    async def start(self) -> None:
+        self.starts += 1
+        if self.refuses:
+            self.refuses -= 1
+            raise Died("a stage file is damaged")
+        self.alive = True
+
+    async def stop(self) -> None:
+        self.alive = False
+
+    async def speak(self, request: Request) -> AsyncGenerator[Event, None]:
+        self.asked += 1
+        try:
+            for each in self.script:
+                if isinstance(each, BaseException):
+                    raise each
+                if isinstance(each, float):
+                    await asyncio.sleep(each)
+                    continue
+                yield each
+        finally:
+            self.closed += 1
+
+
+def chain(*runners: Fake, **settings: Any) -> Chain:
+    return Chain([Variant(f"v{k}", r) for k, r in enumerate(runners)], **settings)  # type: ignore[arg-type]
+
+
+def spoken(c: Chain, text: str = "hello there") -> list[tuple[str, Event]]:
+    async def run() -> list[tuple[str, Event]]:
+        return [each async for each in c.speak(Request("r", text))]
+
+    return asyncio.run(run())
+
+
+GOOD = (piece(), piece(done=True))
+NOTHING = Event("r", done=True, reason="error", error="out of memory", blame="model")
+FAULTS = {
+    "an error": NOTHING,
+    "a death": Died("gone"),
+    "silence": piece(np.zeros(2 * RATE)),
+    "clipping": piece(np.ones(RATE)),
+    "a runaway": piece(np.tile(SOUND, 100)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_before_any_audio_is_mended_by_the_next(fault: str) -> None:
+    told: list[tuple[str, str]] = []
+    first, second = Fake(FAULTS[fault]), Fake(*GOOD)
+    found = spoken(chain(first, second, told=lambda *what: told.append(what)))
+    assert [name for name, _ in found] == ["v1", "v1"]
+    assert [name for name, _ in told] == ["v0"]
+    assert first.asked == first.closed == 1
+
+
+def test_silence_at_the_beginning_is_held_back_until_there_is_sound() -> None:
+    quiet = piece(np.zeros(RATE // 2))
+    found = spoken(chain(Fake(quiet, *GOOD)))
+    assert [len(event.audio.samples) for _, event in found if event.audio] == [RATE // 2] * 3
+    assert [name for name, _ in spoken(chain(Fake(quiet, quiet, quiet), Fake(*GOOD)))] == ["v1", "v1"]
+
+
+def test_silence_that_ends_is_silence() -> None:
+    assert [n for n, _ in spoken(chain(Fake(piece(np.zeros(800), done=True)), Fake(*GOOD)))] == ["v1", "v1"]
+
+
+def test_after_audio_has_gone_out_nothing_is_said_twice() -> None:
+    second = Fake(*GOOD)
+    c = chain(Fake(piece(), NOTHING), second)
+    with pytest.raises(Broken, match="v0 failed while it spoke: out of memory"):
+        spoken(c)
+    assert second.asked == 0
+
+
+def test_a_text_that_cannot_be_spoken_is_no_fault_of_a_variant() -> None:
+    first, second = Fake(Event("r", done=True, reason="error", error="nothing", blame="request")), Fake(*GOOD)
+    c = chain(first, second)
+    for _ in range(FAILURES + 1):
+        with pytest.raises(TextError, match="nothing"):
+            spoken(c)
+    assert second.asked == 0 and c.variants[0].breaker.state == "closed"
+
+
+def test_when_all_fail_the_reasons_are_told() -> None:
+    with pytest.raises(Unavailable, match="v0: out of memory; v1: out of memory"):
+        spoken(chain(Fake(NOTHING), Fake(NOTHING)))
+
+
+def test_a_variant_that_is_too_slow_is_left() -> None:
+    first = Fake(0.5, *GOOD)
+    assert {name for name, _ in spoken(chain(first, Fake(*GOOD), patience=0.05))} == {"v1"}
+    assert first.closed == 1
+    slow_later = Fake(piece(), 0.1, piece(done=True))
+    assert {name for name, _ in spoken(chain(slow_later, Fake(*GOOD), patience=0.05))} == {"v0"}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_breaker_opens_tries_again_and_closes() -> None:
+    clock = Clock()
+    breaker = Breaker(clock)
+    for _ in range(FAILURES):
+        assert breaker.state == "closed" and breaker.allows()
+        breaker.failed()
+    assert breaker.state == "open" and not breaker.allows()
+    clock.now += REST
+    assert breaker.state == "half-open" and breaker.allows()
+    assert not breaker.allows()  # one trial at a time
+    breaker.failed()
+    clock.now += REST
+    assert breaker.state == "open"  # its rest has doubled
+    clock.now += REST
+    assert breaker.allows()
+    breaker.undecided()
+    assert breaker.allows()
+    breaker.succeeded()
+    assert breaker.state == "closed"
+    breaker.failed(at_once=True)
+    assert breaker.state == "open"
+
+
+def test_a_resting_variant_is_not_asked() -> None:
+    first, second = Fake(NOTHING), Fake(*GOOD)
+    c = chain(first, second)
+    for _ in range(FAILURES + 2):
+        spoken(c)
+    assert (first.asked, second.asked) == (FAILURES, FAILURES + 2)
+
+
+def test_what_dies_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fallback, "REST", 0.01)
+    first = Fake(*GOOD)
+    first.refuses = 2
+
+    async def run() -> None:
+        c = chain(first, Fake(*GOOD))
+        first.alive = False
+        first.died()
+        assert c.ready and c.variants[0].breaker.state == "open"
+        for _ in range(200):
+            await asyncio.sleep(0.01)
+            if first.alive:
+                break
+        assert first.alive and first.starts == 3 and c.variants[0].breaker.state == "closed"
+        await c.stop()
+        assert not c.ready
+
+    asyncio.run(run())
+
+
+def test_a_chain_starts_if_one_variant_does() -> None:
+    async def run(refuses: int) -> Chain:
+        broken = Fake(*GOOD, up=False)
+        broken.refuses = 1000
+        other = Fake(*GOOD, up=False)
+        other.refuses = refuses
+        c = chain(broken, other)
+        try:
+            await c.start()
+            assert c.ready
+        finally:
+            await c.stop()
+        return c
+
+    asyncio.run(run(0))
+    with pytest.raises(Died, match="a stage file is damaged; a stage file is damaged"):
+        asyncio.run(run(1000))
+
+
+@pytest.mark.parametrize("speed", [1.0, 0.5])
+def test_long_speech_of_a_long_text_is_no_runaway(speed: float) -> None:
+    watch = Watch(Request("r", "x" * 100, speed=speed))
+    for _ in range(int(0.2 * 100 / speed)):
+        watch.see(piece(np.tile(SOUND, 2)))
+    with pytest.raises(Faulty, match="runaway"):
+        watch.see(piece(np.tile(SOUND, 1000)))
+
+
+def test_leaving_early_closes_what_spoke(make_toy: Callable[..., Any], tmp_path: Path) -> None:
+    first = Fake(piece(), 5.0, piece(done=True))
+
+    async def run() -> None:
+        c = chain(first)
+        events = c.speak(Request("r", "hello"))
+        await anext(events)
+        await events.aclose()
+        assert first.closed == 1 and c.variants[0].breaker.state == "closed"
+
+    asyncio.run(run())

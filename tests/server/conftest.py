@@ -1,0 +1,53 @@
+"""A server with toy voices, on a port of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+uvicorn = pytest.importorskip("uvicorn")
+
+from vivace.server.app import create_app  # noqa: E402
+from vivace.server.service import Service, Settings  # noqa: E402
+
+PATIENCE = 60  # seconds until a server that does not come up fails its test
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    service: Service
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Served]:
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=10))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        end = time.monotonic() + PATIENCE
+        while not server.started:
+            assert thread.is_alive() and time.monotonic() < end, "the server did not come up"
+            time.sleep(0.02)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Served(f"http://127.0.0.1:{port}", app.state.service)
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def served(make_variant: Callable[..., Path]) -> Iterator[Served]:
+    """Two models: `toy` with the voices ann and bob and two variants, `other` with one voice."""
+    voices = {"voices": ["ann", "bob"]}
+    models = {"toy": [make_variant("fast", **voices), make_variant("safe", **voices)], "other": [make_variant("one")]}
+    with serving(Settings(models)) as found:
+        yield found

@@ -1,0 +1,214 @@
+"""Lists, health, metrics; keys, limits and queues; clients that leave and processes that die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("fastapi")
+
+from server.conftest import Served, serving  # noqa: E402
+from vivace.core.errors import UsageError  # noqa: E402
+from vivace.server.app import create_app  # noqa: E402
+from vivace.server.service import Settings  # noqa: E402
+
+LONG = "a long text. " * 300
+Make = Callable[..., Path]
+
+
+def ask(served: Served, text: str = "hello there", model: str = "toy", **more: Any) -> Any:
+    headers = more.pop("headers", {})
+    body = {"model": model, "input": text, "response_format": "pcm", **more}
+    return httpx.post(f"{served.url}/v1/audio/speech", json=body, headers=headers, timeout=60)
+
+
+def metric(served: Served, name: str, **labels: str) -> float:
+    return served.service.metrics.registry.get_sample_value(name, labels or None) or 0.0
+
+
+def until(true: Callable[[], Any], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_lists(served: Served) -> None:
+    models = httpx.get(f"{served.url}/v1/models").json()
+    assert models["object"] == "list" and [m["id"] for m in models["data"]] == ["toy", "other"]
+    assert [v["name"] for v in models["data"][0]["variants"]] == ["fast", "safe"]
+    assert httpx.get(f"{served.url}/v1/models/toy").json() == models["data"][0]
+    assert httpx.get(f"{served.url}/v1/models/nobody").status_code == 404
+    voices = httpx.get(f"{served.url}/v1/audio/voices").json()["voices"]
+    assert [v["id"] for v in voices if v["model"] == "toy"] == ["ann", "bob"]
+
+
+def test_health_and_the_interface(served: Served) -> None:
+    assert httpx.get(f"{served.url}/health/live").json() == {"status": "live"}
+    assert httpx.get(f"{served.url}/health/ready").json() == {"status": "ready"}
+    paths = httpx.get(f"{served.url}/openapi.json").json()["paths"]
+    assert set(paths) == {"/v1/audio/speech", "/v1/models", "/v1/models/{name}", "/v1/audio/voices"}
+
+
+def test_an_address_that_is_not_there(served: Served) -> None:
+    for method, path, status in [("GET", "/nothing", 404), ("GET", "/v1/audio/speech", 405), ("GET", "/v1/x/y", 404)]:
+        answer = httpx.request(method, served.url + path)
+        assert answer.status_code == status
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_metrics_count_what_was_spoken(served: Served) -> None:
+    before = metric(served, "vivace_requests_total", model="toy", outcome="ok")
+    ask(served)
+    until(lambda: metric(served, "vivace_requests_total", model="toy", outcome="ok") == before + 1)
+    page = httpx.get(f"{served.url}/metrics").text
+    for name in ("vivace_ttfa_seconds_bucket", "vivace_rtf_sum", "vivace_audio_seconds_total", "vivace_live_requests"):
+        assert name in page
+    assert 'vivace_breaker_state{model="toy",variant="fast"} 0.0' in page
+    assert metric(served, "vivace_variant_memory_bytes", model="toy", variant="fast") > 1e7
+
+
+def test_a_client_that_leaves_frees_its_place(served: Served) -> None:
+    body = {"model": "toy", "input": LONG, "response_format": "pcm"}
+    with httpx.stream("POST", f"{served.url}/v1/audio/speech", json=body, timeout=60) as answer:
+        next(answer.iter_raw())
+    until(lambda: metric(served, "vivace_live_requests") == 0)
+    assert ask(served).status_code == 200
+
+
+def test_a_client_that_leaves_before_any_audio_frees_its_place(served: Served) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        body = {"model": "toy", "input": LONG, "response_format": "wav"}
+        httpx.post(f"{served.url}/v1/audio/speech", json=body, timeout=httpx.Timeout(60, read=0.05))
+    until(lambda: metric(served, "vivace_live_requests") == 0)
+
+
+def test_a_full_queue_sends_away_and_loses_nothing(make_variant: Make) -> None:
+    with serving(Settings({"toy": [make_variant("one")]}, queue=4)) as served:
+
+        async def all_at_once() -> list[Any]:
+            async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=40)) as client:
+                body = {"model": "toy", "input": LONG, "response_format": "pcm"}
+                return await asyncio.gather(
+                    *(client.post(f"{served.url}/v1/audio/speech", json=body) for _ in range(40))
+                )
+
+        answers = asyncio.run(all_at_once())
+        good = [a for a in answers if a.status_code == 200]
+        full = [a for a in answers if a.status_code == 503]
+        assert len(good) >= 4 and len(good) + len(full) == 40 and full
+        assert len({a.content for a in good}) == 1
+        assert all(int(a.headers["Retry-After"]) >= 1 for a in full)
+        assert full[0].json()["error"]["code"] == "queue_full"
+        assert ask(served).status_code == 200
+
+
+def test_keys(make_variant: Make) -> None:
+    with serving(Settings({"toy": [make_variant("one")]}, keys=("first", "second"))) as served:
+        for headers, status in [
+            ({}, 401), ({"Authorization": "Bearer wrong"}, 401), ({"Authorization": "Bearer second"}, 200),
+            ({"Authorization": "Bearer"}, 401),
+        ]:  # fmt: skip
+            answer = ask(served, headers=headers)
+            assert answer.status_code == status
+            if status == 401:
+                assert answer.json()["error"]["type"] == "authentication_error"
+        assert httpx.get(f"{served.url}/v1/models").status_code == 401
+        assert httpx.get(f"{served.url}/health/ready").status_code == 200
+
+
+def test_the_rate_of_a_client(make_variant: Make) -> None:
+    with serving(Settings({"toy": [make_variant("one")]}, per_minute=3)) as served:
+        answers = [ask(served) for _ in range(5)]
+        assert [a.status_code for a in answers] == [200, 200, 200, 429, 429]
+        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 20
+        assert answers[-1].json()["error"]["type"] == "rate_limit_error"
+
+
+def test_bodies_too_large_or_too_slow(make_variant: Make) -> None:
+    with serving(Settings({"toy": [make_variant("one")]}, body_seconds=0.5)) as served:
+        large = httpx.post(f"{served.url}/v1/audio/speech", content=b"x" * 50_000_000, timeout=60)
+        assert large.status_code == 413 and large.json()["error"]["code"] == "body_too_large"
+
+        def parts() -> Any:
+            for _ in range(600):
+                yield b"x" * 1000
+
+        assert httpx.post(f"{served.url}/v1/audio/speech", content=parts(), timeout=60).status_code == 413
+        host, port = served.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), 10) as slow:
+            slow.sendall(b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            assert b" 408 " in slow.recv(1000).splitlines()[0]
+        assert ask(served).status_code == 200
+
+
+def test_web_pages_may_call_only_if_allowed(make_variant: Make, served: Served) -> None:
+    origin = {"Origin": "https://page.example"}
+    assert "access-control-allow-origin" not in httpx.get(f"{served.url}/v1/models", headers=origin).headers
+    with serving(Settings({"toy": [make_variant("one")]}, origins=("https://page.example",))) as open_to:
+        answer = httpx.get(f"{open_to.url}/v1/models", headers=origin)
+        assert answer.headers["access-control-allow-origin"] == "https://page.example"
+
+
+def test_a_killed_process_is_replaced_while_requests_come(make_variant: Make) -> None:
+    models = {"toy": [make_variant("fast"), make_variant("safe")]}
+    with serving(Settings(models)) as served:
+        fast = served.service.models["toy"].chain.variants[0]
+        statuses: list[int] = []
+        stop = threading.Event()
+
+        def client() -> None:
+            while not stop.is_set():
+                try:
+                    statuses.append(ask(served, "hello. " * 20).status_code)
+                except httpx.RemoteProtocolError:  # audio had gone out: cut, not mended
+                    statuses.append(0)
+
+        clients = [threading.Thread(target=client) for _ in range(4)]
+        for thread in clients:
+            thread.start()
+        until(lambda: len(statuses) > 8)
+        first = fast.runner.pid
+        os.kill(first, signal.SIGKILL)
+        until(lambda: fast.runner.pid not in (0, first))
+        count = len(statuses)
+        until(lambda: len(statuses) > count + 8)
+        stop.set()
+        for thread in clients:
+            thread.join()
+        assert statuses.count(0) <= 4 and set(statuses) <= {0, 200}
+        assert metric(served, "vivace_variant_failures_total", model="toy", variant="fast") >= 1
+        assert ask(served).headers["X-Vivace-Variant"] == "fast"
+
+
+def test_a_damaged_variant_is_left_out_and_seen(make_variant: Make) -> None:
+    broken = make_variant("broken")
+    with serving(Settings({"toy": [broken, make_variant("safe")]})) as served:  # damaged after it was opened
+        variant = served.service.models["toy"].chain.variants[0]
+        for stage in (broken / "stages").iterdir():
+            stage.write_bytes(b"nothing")
+        os.kill(variant.runner.pid, signal.SIGKILL)
+        until(lambda: metric(served, "vivace_variant_up", model="toy", variant="broken") == 0)
+        assert ask(served).headers["X-Vivace-Variant"] == "safe"
+        assert metric(served, "vivace_breaker_state", model="toy", variant="broken") in (1, 2)
+        assert httpx.get(f"{served.url}/health/ready").status_code == 200
+
+
+def test_what_cannot_be_served_is_said_at_once(make_variant: Make) -> None:
+    with pytest.raises(UsageError, match="no model"):
+        create_app(Settings({}))
+    other = make_variant("two", voices=["ann", "bob"])
+    with pytest.raises(UsageError, match="other voices or another sample rate"):
+        create_app(Settings({"toy": [make_variant("one"), other]}))
+    with pytest.raises(UsageError, match="same name"):
+        create_app(Settings({"toy": [make_variant("one"), make_variant("one")]}))
