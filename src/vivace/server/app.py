@@ -18,7 +18,7 @@ from vivace import __version__
 from vivace.server import live, speech
 from vivace.server.guard import Guard
 from vivace.server.service import Service, Settings
-from vivace.server.wire import ApiError, problem
+from vivace.server.wire import PROBLEMS, ApiError, problem
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +70,16 @@ async def running(service: Service) -> AsyncIterator[None]:
 
 
 def _add_lists(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models")
+    @app.get("/v1/models", responses=PROBLEMS)
     async def models() -> dict[str, Any]:
         """The models, and the variants that may speak for each, best first."""
         return {"object": "list", "data": [_shown(service, name) for name in service.models]}
 
-    @app.get("/v1/models/{name}")
+    @app.get("/v1/models/{name}", responses=PROBLEMS)
     async def model(name: str) -> dict[str, Any]:
         return _shown(service, service.model(name).name)
 
-    @app.get("/v1/audio/voices")
+    @app.get("/v1/audio/voices", responses=PROBLEMS)
     async def voices() -> dict[str, Any]:
         """All voices, by model."""
         found = [(m, voice) for m in service.models.values() for voice in m.voices]

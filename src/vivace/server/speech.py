@@ -22,19 +22,19 @@ from vivace.engine.fallback import Broken
 from vivace.server.encode import MEDIA, WHOLE, encoder, whole
 from vivace.server.metrics import Stopwatch
 from vivace.server.service import Model, Service
-from vivace.server.wire import ApiError, Speech
+from vivace.server.wire import PROBLEMS, ApiError, Speech
 
 log = logging.getLogger(__name__)
 router = APIRouter()
 
 GONE = 499  # nginx's number for a client that did not wait; nobody reads it
-AUDIO = {media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA.values()}
+AUDIO = {media: {"schema": {"type": "string", "format": "binary"}} for media in (*MEDIA.values(), "text/event-stream")}
 
 
 @router.post(
     "/v1/audio/speech",
     response_class=Response,
-    responses={200: {"description": "Audio, as it is made.", "content": AUDIO}},
+    responses={200: {"description": "Audio, as it is made.", "content": AUDIO}, **PROBLEMS},
 )
 async def speech(body: Speech, request: Request) -> Response:
     """Speaks a text, as OpenAI's interface of the same name does."""

@@ -41,6 +41,25 @@ class Speech(BaseModel):
         return self.voice if isinstance(self.voice, str) else self.voice.id
 
 
+class Error(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Problem(BaseModel):
+    """What every answer that is no success holds."""
+
+    error: Error
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Problem, "description": "The request is wrong, or there are too many."},
+    "5XX": {"model": Problem, "description": "The server cannot, perhaps for now: see Retry-After."},
+}
+
+
 class ApiError(Exception):
     """Becomes OpenAI's error object. `retry`: seconds after which to try again."""
 
