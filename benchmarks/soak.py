@@ -1,0 +1,115 @@
+"""The server for a long time: does it grow, does it err, does a listener wait? docs/measurements/soak.md.
+
+    python benchmarks/soak.py BUNDLE --minutes 10 --per-second 8      arrivals at random; 80% of what load.py carried
+    python benchmarks/soak.py BUNDLE --requests 2000                  as fast as four clients can
+
+Let nothing else run beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import load
+from vivace.core import machine
+from vivace.core.bundle import open_bundle
+from vivace.workflows import texts
+
+PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "soak.md"
+EVERY = 2.0  # seconds between two looks at the memory
+
+
+class Scale:
+    """Looks at the memory of a server and its children until it is closed."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._stop = pid, threading.Event()
+        self.seen: list[tuple[float, float]] = []  # seconds, MB
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._begun = time.monotonic()
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._stop.wait(EVERY):
+            self.seen.append((time.monotonic() - self._begun, sum(machine.resident(pid=p) for p in family(self._pid))))
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def family(pid: int) -> list[int]:
+    """The process and its children, which Linux lists."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [int(child) for child in task.read_text(encoding="ascii").split()]
+    return found
+
+
+def growth(seen: list[tuple[float, float]]) -> float:
+    """MB from the second tenth of the time to the last one: the first warms up."""
+    tenth = max(1, len(seen) // 10)
+    part = [mb for _, mb in seen]
+    return statistics.median(part[-tenth:]) - statistics.median(part[tenth : 2 * tenth] or part[:1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--per-second", type=float, default=8)
+    parser.add_argument("--requests", type=int, default=0)
+    args = parser.parse_args()
+    bundle, dice = open_bundle(args.bundle), random.Random(0)
+    count = args.requests or round(60 * args.minutes * args.per_second)
+    said = [dice.choice(texts.evaluation()) for _ in range(count)]
+    with load.server(args.bundle) as pid:
+        load.closed(said[:50], 4)
+        scale = Scale(pid)
+        found = load.closed(said, 4) if args.requests else load.opened(said, args.per_second)
+        scale.close()
+    name = (
+        f"{count} requests, 4 clients" if args.requests else f"{args.minutes:g} minutes, {args.per_second:g} a second"
+    )
+    figures = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8")) if PAGE.exists() else {}
+    figures[name] = found | {
+        "bundle": bundle.digest, "cpu": machine.describe()["cpu"], "day": time.strftime("%Y-%m-%d"),
+        "growth_mb": growth(scale.seen), "first_mb": scale.seen[0][1], "last_mb": scale.seen[-1][1],
+    }  # fmt: skip
+    print(page(figures), file=sys.stderr)
+    PAGE.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(figures), encoding="utf-8")
+    return 0
+
+
+def page(figures: dict[str, Any]) -> str:
+    lines = [
+        "# The server for a long time",
+        "",
+        "Made by `python benchmarks/soak.py`. Memory is that of the server and its processes; growth from the second "
+        "tenth of the time to the last.",
+        "",
+        "| what | bundle | day | answers | underruns | TTFA p50 / p95, ms | speech per second | MB, first to last "
+        "| growth, MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, f in figures.items():
+        answers = ", ".join(f"{count} x {status}" for status, count in sorted(f["statuses"].items()))
+        lines.append(
+            f"| {name} | {f['bundle'][:12]} | {f['day']}, {f['cpu']} | {answers} | {f['underruns']} | "
+            f"{f['ttfa_ms']['p50']:.0f} / {f['ttfa_ms']['p95']:.0f} | {f['speech_per_second']:.1f} | "
+            f"{f['first_mb']:.0f} to {f['last_mb']:.0f} | {f['growth_mb']:+.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
