@@ -32,6 +32,7 @@ class Fake:
         self.script, self.alive, self.died = script, up, lambda: None
         self.asked = self.starts = self.closed = 0
         self.refuses = 0  # starts that fail
+        self.pending = 0
 
     async def start(self) -> None:
         self.starts += 1
@@ -215,6 +216,15 @@ def test_long_speech_of_a_long_text_is_no_runaway(speed: float) -> None:
         watch.see(piece(np.tile(SOUND, 2)))
     with pytest.raises(Faulty, match="runaway"):
         watch.see(piece(np.tile(SOUND, 1000)))
+
+
+def test_under_pressure_the_fastest_speaks_first() -> None:
+    first, second = Fake(*GOOD), Fake(*GOOD)
+    c = chain(first, second, pressure=3, fastest=1)
+    for first.pending, who in [(0, "v0"), (2, "v0"), (3, "v1"), (0, "v0")]:
+        assert {name for name, _ in spoken(c)} == {who}
+    first.pending, second.script = 3, (NOTHING,)
+    assert {name for name, _ in spoken(c)} == {"v0"}
 
 
 def test_leaving_early_closes_what_spoke(make_toy: Callable[..., Any], tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="without audio, after which the next bundle is asked (default: as long as it takes)",
     )  # fmt: skip
     parser.add_argument(
+        "--shed-above", type=int, default=0, metavar="N",
+        help="with N requests of a model, its fastest bundle that passed the gate speaks first (default: never)",
+    )  # fmt: skip
+    parser.add_argument(
         "--memory", metavar="SIZE",
         help="for the server and all its processes, such as 800M or 2G; models that do not fit together take turns",
     )  # fmt: skip
@@ -65,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         models=dict(_chain(text) for text in args.models), queue=args.queue, cores=args.cores, patience=args.patience,
         megabytes=_megabytes(args.memory), keys=_keys(args.keys), per_minute=args.per_minute,
         origins=tuple(args.origin), log_text=args.log_text,
-        wyoming=(args.host, args.wyoming) if args.wyoming is not None else None,
+        shed_above=args.shed_above, wyoming=(args.host, args.wyoming) if args.wyoming is not None else None,
     )  # fmt: skip
     if len(settings.models) < len(args.models):
         raise UsageError("two models have the same name; name them: NAME=BUNDLE")

@@ -112,17 +112,21 @@ class Variant:
 
 class Chain:
     """`variants` in the order in which they are asked. `patience`: seconds until the first audio after which a
-    variant is left (0: as long as it takes). `told(variant, reason)` hears of every failure."""
+    variant is left (0: as long as it takes). With more than `pressure` requests (0: never) the variant with the number
+    `fastest` is asked first. `told(variant, reason)` hears of every failure."""
 
     def __init__(
         self,
         variants: Sequence[Variant],
         *,
         patience: float = 0,
+        pressure: int = 0,
+        fastest: int = 0,
         told: Callable[[str, str], None] = lambda variant, reason: None,
     ) -> None:
         self.variants = list(variants)
         self._patience, self._told = patience, told
+        self._pressure, self._fastest = pressure, self.variants[fastest]
         self._stopping = False
         for variant in self.variants:
             variant.runner.died = partial(self._fail, variant, Died(f"the process of {variant.name} died"))
@@ -157,7 +161,7 @@ class Chain:
         """Events with the name of the variant that made them. Raises TextError for what no variant could speak, Broken
         or Unavailable. Leaving early cancels."""
         reasons = []
-        for variant in self.variants:
+        for variant in self._order():
             if not variant.runner.alive or not variant.breaker.allows():
                 reasons.append(f"{variant.name} is {'resting' if variant.runner.alive else 'not running'}")
                 continue
@@ -192,6 +196,11 @@ class Chain:
                 variant.breaker.undecided()
                 raise
         raise Unavailable("no variant can speak now: " + "; ".join(reasons))
+
+    def _order(self) -> list[Variant]:
+        if not self._pressure or sum(variant.runner.pending for variant in self.variants) < self._pressure:
+            return self.variants
+        return [self._fastest, *(variant for variant in self.variants if variant is not self._fastest)]
 
     def _fail(self, variant: Variant, error: BaseException, reason: str = "") -> None:
         log.warning("variant %s failed: %s", variant.name, reason or error)

@@ -20,6 +20,7 @@ from vivace.engine.fallback import Chain, Unavailable, Variant
 from vivace.engine.runner import Plan, Runner
 from vivace.server.budget import Budget
 from vivace.server.metrics import STATES, Metrics
+from vivace.server.shedding import fastest
 from vivace.server.wire import ApiError
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ class Settings:
     """`models`: name to the bundles that may speak it, best first. `queue`: requests that wait or speak, above which
     new ones are sent away. `patience`: see Chain. `keys`: if any, a request must bring one. `per_minute`: requests of
     one client (0: any number). `origins`: of web pages that may call (CORS). `wyoming`: host and port of
-    that protocol. `megabytes`: memory for the server and all its processes (0: any); see Budget."""
+    that protocol. `megabytes`: memory for the server and all its processes (0: any); see Budget.
+    `shed_above`: requests of a model with which its fastest variant speaks first (0: never)."""
 
     models: Mapping[str, Sequence[Path]]
     queue: int = 64
@@ -49,6 +51,7 @@ class Settings:
     body_seconds: float = 20.0
     log_text: bool = False
     megabytes: float = 0.0
+    shed_above: int = 0
     wyoming: tuple[str, int] | None = None
 
 
@@ -106,7 +109,12 @@ class Service:
             self.metrics.breaker.labels(name, v.name).set_function(partial(_state, v))
             self.metrics.up.labels(name, v.name).set_function(partial(_up, v))
             self.metrics.memory.labels(name, v.name).set_function(partial(_memory, v))
-        return Model(name, first, Chain(variants, patience=self.settings.patience, told=told))
+        above = self.settings.shed_above
+        chain = Chain(
+            variants, patience=self.settings.patience, pressure=above, fastest=fastest(name, bundles) if above else 0,
+            told=told,
+        )  # fmt: skip
+        return Model(name, first, chain)
 
     async def start(self) -> None:
         try:
