@@ -109,6 +109,14 @@ def test_after_audio_has_gone_out_nothing_is_said_twice() -> None:
     assert second.asked == 0
 
 
+def test_what_is_wanted_whole_is_mended_to_the_end() -> None:
+    async def run() -> list[str]:
+        c = chain(Fake(piece(), NOTHING), Fake(*GOOD))
+        return [name async for name, _ in c.speak(Request("r", "hello"), whole=True)]
+
+    assert asyncio.run(run()) == ["v1", "v1"]
+
+
 def test_a_text_that_cannot_be_spoken_is_no_fault_of_a_variant() -> None:
     first, second = Fake(Event("r", done=True, reason="error", error="nothing", blame="request")), Fake(*GOOD)
     c = chain(first, second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -158,6 +159,26 @@ def test_web_pages_may_call_only_if_allowed(make_variant: Make, served: Served) 
     with serving(Settings({"toy": [make_variant("one")]}, origins=("https://page.example",))) as open_to:
         answer = httpx.get(f"{open_to.url}/v1/models", headers=origin)
         assert answer.headers["access-control-allow-origin"] == "https://page.example"
+
+
+@pytest.mark.parametrize(("origin", "welcome"), [("https://page.example", True), ("https://other.example", False)])
+def test_web_sockets_too(make_variant: Make, origin: str, welcome: bool) -> None:
+    websockets = pytest.importorskip("websockets")
+
+    async def run(url: str, **more: Any) -> str:
+        async with websockets.connect(f"{url}/v1/audio/speech/live", **more) as socket:
+            await socket.send('{"type": "start"}')
+            return json.loads(await socket.recv())["type"]
+
+    with serving(Settings({"toy": [make_variant("one")]}, origins=("https://page.example",))) as served:
+        url = served.url.replace("http", "ws")
+        assert asyncio.run(run(url)) == "started"
+        assert asyncio.run(run(url, origin=served.url)) == "started"
+        if welcome:
+            assert asyncio.run(run(url, origin=origin)) == "started"
+        else:
+            with pytest.raises(websockets.InvalidStatus):
+                asyncio.run(run(url, origin=origin))
 
 
 def test_a_killed_process_is_replaced_while_requests_come(make_variant: Make) -> None:

@@ -157,9 +157,9 @@ class Chain:
     def ready(self) -> bool:
         return any(v.runner.alive and v.breaker.state != "open" for v in self.variants)
 
-    async def speak(self, request: Request) -> AsyncGenerator[tuple[str, Event], None]:
-        """Events with the name of the variant that made them. Raises TextError for what no variant could speak, Broken
-        or Unavailable. Leaving early cancels."""
+    async def speak(self, request: Request, *, whole: bool = False) -> AsyncGenerator[tuple[str, Event], None]:
+        """Events with the name of the variant that made them; `whole` holds all back until it is known to be good.
+        Raises TextError for what no variant could speak, Broken or Unavailable. Leaving early cancels."""
         reasons = []
         for variant in self._order():
             if not variant.runner.alive or not variant.breaker.allows():
@@ -177,7 +177,7 @@ class Chain:
                             raise Faulty(event.error)
                         watch.see(event)
                         held.append(event)
-                        if not watch.sounds and not event.done:
+                        if (whole or not watch.sounds) and not event.done:
                             continue
                         for one in held:
                             given = given or one.audio is not None

@@ -31,6 +31,8 @@ class Guard:
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         try:
+            if scope["type"] == "websocket":
+                self._check_origin(headers)
             client = self._client(scope, headers)
             self._count(client)
             if scope["type"] == "http":
@@ -42,6 +44,13 @@ class Guard:
             await JSONResponse(error.body(), error.status, error.headers)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _check_origin(self, headers: dict[bytes, bytes]) -> None:
+        """Browsers let every page open WebSockets, whatever CORS says. Raises ApiError for pages of others."""
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        own = headers.get(b"host", b"").decode("latin-1")
+        if origin and origin.partition("://")[2] != own and origin not in self._settings.origins:
+            raise ApiError(403, "web pages of this origin may not call; allow it with --origin")
 
     def _client(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
         """Its key, or its address where no keys are asked for. Raises ApiError."""

@@ -147,7 +147,9 @@ class Service:
         known = ", ".join(self.models)
         raise ApiError(404, f"unknown model {asked[:60]!r}; known: {known}", param="model", code="model_not_found")
 
-    async def speak(self, model: Model, request: Request) -> AsyncGenerator[tuple[str, Event], None]:
+    async def speak(
+        self, model: Model, request: Request, *, whole: bool = False
+    ) -> AsyncGenerator[tuple[str, Event], None]:
         """See Chain.speak. Raises ApiError where the queue is full or the server is going down."""
         if self.stopping:
             raise ApiError(503, "the server is shutting down", code="shutting_down", retry=5)
@@ -161,7 +163,7 @@ class Service:
         try:
             await self.budget.enter(model.name)
             try:
-                async with contextlib.aclosing(model.chain.speak(request)) as events:
+                async with contextlib.aclosing(model.chain.speak(request, whole=whole)) as events:
                     async for variant, event in events:
                         yield variant, event
             finally:

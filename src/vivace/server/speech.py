@@ -50,7 +50,9 @@ async def speech(body: Speech, request: Request) -> Response:
         raise ApiError(400, str(error)) from None
     told = f" {asked.text!r}" if service.settings.log_text else ""
     log.info("%s: %d characters for %s as %s%s", asked.id, len(asked.text), model.name, body.response_format, told)
-    pieces = _pieces(service, model, asked, Stopwatch(service.metrics, model.name, arrived), request)
+    at_once = body.stream_format is None and body.response_format in WHOLE
+    events = service.speak(model, asked, whole=at_once)
+    pieces = _pieces(events, asked, Stopwatch(service.metrics, model.name, arrived), request)
     first = await _unless_gone(pieces, request)
     if first is None:
         return Response(status_code=GONE)
@@ -60,7 +62,7 @@ async def speech(body: Speech, request: Request) -> Response:
     if body.stream_format == "sse":
         return StreamingResponse(_events(audio, body, model), media_type="text/event-stream", headers=headers)
     media = MEDIA[body.response_format]
-    if body.stream_format is None and body.response_format in WHOLE:
+    if at_once:
         made = join([piece async for piece in audio])
         content = await asyncio.to_thread(whole, body.response_format, made)
         return Response(content, media_type=media, headers=headers)
@@ -68,12 +70,12 @@ async def speech(body: Speech, request: Request) -> Response:
 
 
 async def _pieces(
-    service: Service, model: Model, asked: Asked, watch: Stopwatch, request: Request
+    spoken: AsyncGenerator[tuple[str, Event], None], asked: Asked, watch: Stopwatch, request: Request
 ) -> AsyncGenerator[tuple[str, Audio], None]:
     """The audio of a request with the variant that made it. Stops where the client has left; raises ApiError."""
     outcome = "cancelled"
     try:
-        async with contextlib.aclosing(service.speak(model, asked)) as events:
+        async with contextlib.aclosing(spoken) as events:
             async for variant, event in events:
                 if await request.is_disconnected():
                     return
