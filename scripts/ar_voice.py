@@ -31,12 +31,13 @@ TOGETHER = 5  # words in a row that no sentence may share with those of the eval
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=90)
-    parser.add_argument("--sentences", type=int, default=5000)
+    parser.add_argument("--sentences", type=int, default=6000)
+    parser.add_argument("--phrases", type=int, default=5000, help="short ones, cut out of other sentences")
     parser.add_argument("--out", type=Path, default=Path("out/ar-voice"))
     args = parser.parse_args()
     voice = args.out / "teacher"
     teacher = open_bundle(voice) if voice.exists() else import_model(Path(model_path()), voice)
-    learned = lessons(args.sentences)
+    learned = lessons(args.sentences, args.phrases)
     print(f"{len(learned)} sentences, {sum(map(len, learned)) // len(learned)} characters each", file=sys.stderr)
     distill(
         teacher, args.out / "bundle", learned, Settings(minutes=args.minutes), work=args.out / "work", overwrite=True,
@@ -45,13 +46,30 @@ def main() -> int:
     return 0
 
 
-def lessons(count: int) -> list[str]:
-    """The first `count` of the shuffled sentences."""
+def lessons(count: int, phrases: int) -> list[str]:
+    """The first `count` of the shuffled sentences; and as many phrases from all of them, since few sentences are short
+    and what is short is all beginning and end."""
     judged = {piece for text in (*texts.evaluation(), *texts.latency().values()) for piece in _pieces(text)}
-    found = [s for s in dict.fromkeys(_fortunes()) if judged.isdisjoint(_pieces(s))]
+    judged_words = {_plain(text) for text in (*texts.evaluation(), *texts.latency().values())}
+    every = list(dict.fromkeys(_fortunes()))
+    found = [s for s in every if judged.isdisjoint(_pieces(s))]
     dice = random.Random(0)
     dice.shuffle(found)
-    return found[:count]
+    short = [p for p in dict.fromkeys(p for s in found for p in _phrases(s, dice)) if _plain(p) not in judged_words]
+    dice.shuffle(short)
+    return found[:count] + short[:phrases]
+
+
+def _phrases(sentence: str, dice: random.Random) -> Iterator[str]:
+    """What punctuation parts, as sentences of their own."""
+    for part in re.split(r"[,;:()\"-]+ |[.!?]$", sentence):
+        words = part.strip(" ,;:'\"()-")
+        if 6 <= len(words) <= 45 and _good(f"{words}.", least=6):
+            yield words[0].upper() + words[1:] + dice.choices(".!?", (6, 2, 2))[0]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z ]", "", text.lower()).strip()
 
 
 def _fortunes() -> Iterator[str]:
@@ -67,10 +85,10 @@ def _fortunes() -> Iterator[str]:
                     yield sentence
 
 
-def _good(sentence: str) -> bool:
+def _good(sentence: str, least: int = 20) -> bool:
     letters = sum(c.isalpha() for c in sentence)
     return (
-        20 <= len(sentence) <= 230
+        least <= len(sentence) <= 230
         and bool(PLAIN.fullmatch(sentence))
         and sentence[-1] in ".!?"
         and letters > 0.7 * len(sentence)
