@@ -33,6 +33,7 @@ class Fake:
         self.asked = self.starts = self.closed = 0
         self.refuses = 0  # starts that fail
         self.pending = 0
+        self.heard = float("-inf")
 
     async def start(self) -> None:
         self.starts += 1
@@ -73,7 +74,7 @@ GOOD = (piece(), piece(done=True))
 NOTHING = Event("r", done=True, reason="error", error="out of memory", blame="model")
 FAULTS = {
     "an error": NOTHING,
-    "a death": Died("gone"),
+    "a fault": Faulty("no speech"),
     "silence": piece(np.zeros(2 * RATE)),
     "clipping": piece(np.ones(RATE)),
     "a runaway": piece(np.tile(SOUND, 100)),
@@ -167,6 +168,49 @@ def test_a_breaker_opens_tries_again_and_closes() -> None:
     assert breaker.state == "closed"
     breaker.failed(at_once=True)
     assert breaker.state == "open"
+
+
+def test_failures_that_come_together_count_once() -> None:
+    clock = Clock()
+    breaker = Breaker(clock)
+    for _ in range(20):
+        breaker.failed()
+    clock.now += REST
+    assert breaker.allows()
+
+
+def test_a_trial_is_decided_by_its_first_sound() -> None:
+    """Its listener may take as long as it likes: others are not kept waiting."""
+    first = Fake(*GOOD)
+
+    async def run() -> None:
+        c = chain(first)
+        breaker = c.variants[0].breaker
+        breaker._clock = clock = Clock()
+        breaker.failed(at_once=True)
+        clock.now += REST
+        events = c.speak(Request("r", "hello"))
+        await anext(events)
+        assert breaker.state == "closed"
+        await events.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_busy_variant_is_left_and_not_blamed() -> None:
+    first = Fake(0.5, *GOOD)
+    first.heard = float("inf")  # it speaks, to others
+    c = chain(first, Fake(*GOOD), patience=0.02)
+    for _ in range(FAILURES + 1):
+        assert {name for name, _ in spoken(c)} == {"v1"}
+    assert c.variants[0].breaker.state == "closed"
+
+
+def test_a_late_word_of_a_dead_process_does_not_end_the_new_one() -> None:
+    first = Fake(Died("gone"))  # alive: it has been replaced
+    c = chain(first, Fake(*GOOD))
+    spoken(c)
+    assert first.starts == 0 and c.variants[0].breaker.state == "closed"
 
 
 def test_a_resting_variant_is_not_asked() -> None:

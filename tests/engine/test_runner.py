@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import shutil
 import signal
@@ -108,6 +109,38 @@ def test_a_damaged_bundle_is_refused_with_the_reason(make_toy: Callable[..., Bun
     async def todo() -> None:
         with pytest.raises(Died, match=r"broken cannot be served: .*digest|damaged|changed"):
             await Runner(path, Plan(1, 1, 1)).start()
+
+    asyncio.run(todo())
+
+
+def test_a_second_start_changes_nothing(make_toy: Callable[..., Bundle]) -> None:
+    async def todo(runner: Runner) -> None:
+        first = runner.pid
+        await runner.start()
+        assert runner.pid == first
+
+    run(make_toy().path, todo)
+
+
+def test_a_start_that_is_given_up_leaves_no_process(make_toy: Callable[..., Bundle]) -> None:
+    before = {child.pid for child in multiprocessing.active_children()}
+
+    async def todo() -> None:
+        starting = asyncio.create_task(Runner(make_toy().path, Plan(1, 1, 1)).start())
+        await asyncio.sleep(0.1)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+    asyncio.run(todo())
+    assert {child.pid for child in multiprocessing.active_children()} <= before
+
+
+def test_more_workers_than_the_queue_holds(make_toy: Callable[..., Bundle]) -> None:
+    async def todo() -> None:
+        runner = Runner(make_toy().path, Plan(4, 1, 1), limit=1)
+        await runner.start()
+        await runner.stop()
 
     asyncio.run(todo())
 

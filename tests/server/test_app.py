@@ -153,6 +153,23 @@ def test_bodies_too_large_or_too_slow(make_variant: Make) -> None:
         assert ask(served).status_code == 200
 
 
+def test_a_client_that_does_not_read_is_cut_off(make_variant: Make) -> None:
+    with serving(Settings({"toy": [make_variant("one")]}, stall_seconds=0.5)) as served:
+        host, port = served.url.removeprefix("http://").split(":")
+        body = json.dumps(
+            {"model": "toy", "input": "long words. " * 340, "response_format": "pcm", "speed": 0.25}
+        ).encode()
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect((host, int(port)))
+            head = b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            slow.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            until(lambda: metric(served, "vivace_live_requests") == 1)
+            until(lambda: metric(served, "vivace_live_requests") == 0)
+        assert metric(served, "vivace_requests_total", model="toy", outcome="ok") == 0
+        assert ask(served).status_code == 200
+
+
 def test_web_pages_may_call_only_if_allowed(make_variant: Make, served: Served) -> None:
     origin = {"Origin": "https://page.example"}
     assert "access-control-allow-origin" not in httpx.get(f"{served.url}/v1/models", headers=origin).headers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ httpx = pytest.importorskip("httpx")
 
 from server.conftest import Served  # noqa: E402
 from vivace.server.live import LONGEST, Cutter  # noqa: E402
+from vivace.server.wire import ApiError  # noqa: E402
 
 START = {"type": "start", "model": "toy", "voice": "ann"}
 SECONDS = 30.0
@@ -32,11 +34,12 @@ def session(served: Served, messages: Sequence[Any], *, pause: float = 0.0) -> t
             for message in messages:
                 await socket.send(message if isinstance(message, (str, bytes)) else json.dumps(message))
                 await asyncio.sleep(pause)
-            async for answer in socket:
-                if isinstance(answer, bytes):
-                    audio += answer
-                else:
-                    told.append(json.loads(answer))
+            with contextlib.suppress(websockets.ConnectionClosedError):  # after an error
+                async for answer in socket:
+                    if isinstance(answer, bytes):
+                        audio += answer
+                    else:
+                        told.append(json.loads(answer))
         return told, audio
 
     return asyncio.run(run())
@@ -104,6 +107,21 @@ def test_what_is_no_message(served: Served, messages: list[Any], message: str) -
         return None
 
     assert message in asyncio.run(run())["message"]
+
+
+def test_what_comes_after_the_end_is_left_out(served: Served) -> None:
+    told, audio = session(served, [START, *text("One two."), {"type": "end"}, *text("late"), {"type": "end"}])
+    assert [m.get("text", m["type"]) for m in told] == ["started", "One two.", "done"] and audio
+
+
+def test_a_fault_is_told_while_the_client_waits(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: Any, **__: Any) -> Any:
+        raise ApiError(503, "all is full", code="queue_full", retry=1)
+        yield
+
+    monkeypatch.setattr(served.service, "speak", full)
+    told, _ = session(served, [START, *text("One two."), {"type": "flush"}])
+    assert told[-1]["type"] == "error" and told[-1]["error"]["code"] == "queue_full"
 
 
 def test_a_client_that_leaves_frees_its_place(served: Served) -> None:

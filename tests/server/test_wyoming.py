@@ -111,6 +111,28 @@ def test_what_cannot_be_is_said(event: Any, message: str) -> None:
     assert message in error.text
 
 
+def test_an_error_ends_what_was_begun() -> None:
+    """Clients wait for the end of the audio."""
+    events = asked(Synthesize("x" * 20_001), until=Error.is_type)
+    assert "20,001 characters" in Error.from_event(events[-1]).text
+    pieces = [
+        SynthesizeStart(SynthesizeVoice(name="toy")),
+        SynthesizeChunk("One two. Three"),
+        Event("synthesize-chunk", {}),
+    ]
+    kinds = [event.type for event in asked(*pieces, until=AudioStop.is_type)]
+    assert kinds[0] == "audio-start" and kinds[-2:] == ["error", "audio-stop"]
+
+
+def test_a_message_that_says_it_is_huge_is_not_believed() -> None:
+    async def run() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+        writer.write(b'{"type": "describe", "payload_length": 50000000000}\n')
+        return await asyncio.wait_for(reader.read(), 10)
+
+    assert asyncio.run(run()) == b""
+
+
 def test_a_client_that_talks_nonsense_or_leaves() -> None:
     async def nonsense() -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", PORT)

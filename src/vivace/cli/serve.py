@@ -9,6 +9,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 from vivace.cli._common import find_bundle
 from vivace.core.errors import EXIT_OK, MissingDependency, UsageError
@@ -79,15 +80,20 @@ def run(args: argparse.Namespace) -> int:
     app = create_app(settings)
     config = uvicorn.Config(
         app, host=args.host, port=args.port, log_config=None, access_log=False, server_header=False, lifespan="off",
-        timeout_graceful_shutdown=30, timeout_keep_alive=15,
+        timeout_graceful_shutdown=20, timeout_keep_alive=15, ws_max_size=65_536,
     )  # fmt: skip
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: Any = None) -> None:
+            app.state.service.stopping = True  # nothing new, by any door, from now on
+            await super().shutdown(sockets)
 
     async def serve() -> None:
         # By hand, not as the application's lifespan: what goes wrong is then one line, not uvicorn's traceback.
         async with running(app.state.service):
             for name in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises again what it was stopped by
                 signal.signal(name, signal.SIG_IGN)
-            await uvicorn.Server(config).serve()
+            await Server(config).serve()
 
     asyncio.run(serve())
     return EXIT_OK

@@ -31,7 +31,8 @@ REST, LONGEST_REST = 1.0, 60.0  # seconds that it stays open: doubled each time 
 QUIET = 1e-4  # full scale: below it there is no sound
 SILENCE = 1.0  # seconds of it at the beginning, which no voice makes
 CLIPPED = 0.05  # share of the samples of a chunk at full scale
-LONGEST, LONGEST_EACH = 5.0, 0.6  # seconds of any text, and of each of its characters: numbers are long when read
+LONGEST, LONGEST_EACH = 5.0, 0.6  # seconds of any text, and of each of its characters: numbers are long when read,
+LONGEST_SIGN = 3.0  # and signs and pictures may be several words
 
 
 class Faulty(VivaceError):
@@ -72,7 +73,9 @@ class Breaker:
         self._trying = False
 
     def failed(self, *, at_once: bool = False) -> None:
-        """`at_once`: this one failure is enough."""
+        """`at_once`: this one failure is enough. Those that were under way when it opened tell nothing new."""
+        if self.state == "open":
+            return
         again = self._failures >= FAILURES
         self._failures = FAILURES if at_once or again else self._failures + 1
         if self._failures >= FAILURES:
@@ -85,7 +88,10 @@ class Watch:
     """Looks at the audio of one request as it comes. Raises Faulty for what is no speech."""
 
     def __init__(self, request: Request) -> None:
-        self._most = LONGEST + LONGEST_EACH * len(request.text) / request.speed
+        words = sum(c.isalnum() or c.isspace() for c in request.text)
+        signs = len(request.text) - words
+        self._most = (LONGEST + LONGEST_EACH * words + LONGEST_SIGN * signs) / request.speed
+        self._silence = SILENCE / min(1.0, request.speed)
         self._seconds, self.sounds = 0.0, False
 
     def see(self, event: Event) -> None:
@@ -94,7 +100,7 @@ class Watch:
         samples: Samples = np.abs(event.audio.samples)
         self._seconds += event.audio.seconds
         self.sounds = self.sounds or bool(samples.max(initial=0) > QUIET)
-        if not self.sounds and (self._seconds > SILENCE or event.done):
+        if not self.sounds and (self._seconds > self._silence or event.done):
             raise Faulty(f"silence: {self._seconds:.1f} s without a sound")
         if event.audio.seconds > 0.1 and (samples >= 0.999).mean() > CLIPPED:
             raise Faulty(f"clipping: {(samples >= 0.999).mean():.0%} of the samples are at full scale")
@@ -135,10 +141,12 @@ class Chain:
         """Starts all variants side by side. Raises Died if none comes up; those that do not are tried again."""
         self._stopping = False
         found = await asyncio.gather(*(v.runner.start() for v in self.variants), return_exceptions=True)
+        for problem in found:
+            if isinstance(problem, BaseException) and not isinstance(problem, Died):
+                await self.stop()
+                raise problem
         for variant, problem in zip(self.variants, found, strict=True):
-            if isinstance(problem, BaseException):
-                if not isinstance(problem, Died):
-                    raise problem
+            if isinstance(problem, Died):
                 self._fail(variant, problem)
         if all(found):
             await self.stop()
@@ -149,7 +157,7 @@ class Chain:
         for variant in self.variants:
             if variant.reviving:
                 variant.reviving.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
+                with contextlib.suppress(asyncio.CancelledError, Exception):
                     await variant.reviving
         await asyncio.gather(*(variant.runner.stop() for variant in self.variants))
 
@@ -162,6 +170,7 @@ class Chain:
         Raises TextError for what no variant could speak, Broken or Unavailable. Leaving early cancels."""
         reasons = []
         for variant in self._order():
+            trial = variant.breaker.state == "half-open"
             if not variant.runner.alive or not variant.breaker.allows():
                 reasons.append(f"{variant.name} is {'resting' if variant.runner.alive else 'not running'}")
                 continue
@@ -169,8 +178,8 @@ class Chain:
             try:
                 async with contextlib.aclosing(variant.runner.speak(request)) as events:
                     while True:
-                        limit = self._patience if self._patience and not given else None
-                        event = await asyncio.wait_for(anext(events), limit)
+                        async with asyncio.timeout(self._patience if self._patience and not given else None):
+                            event = await anext(events)
                         if event.reason == "error" and event.blame == "request":
                             raise TextError(event.error)
                         if event.reason == "error":
@@ -179,6 +188,9 @@ class Chain:
                         held.append(event)
                         if (whole or not watch.sounds) and not event.done:
                             continue
+                        if trial:  # decided now: its listener may take as long as it likes
+                            variant.breaker.succeeded()
+                            trial = False
                         for one in held:
                             given = given or one.audio is not None
                             yield variant.name, one
@@ -189,11 +201,17 @@ class Chain:
             except (Faulty, Died, TimeoutError) as error:
                 reason = str(error) or f"no audio after {self._patience:g} s"
                 reasons.append(f"{variant.name}: {reason}")
-                self._fail(variant, error, reason)
+                if isinstance(error, TimeoutError) and time.monotonic() - variant.runner.heard < self._patience:
+                    log.info("variant %s is busy: %s", variant.name, reason)  # it speaks, to others: no fault
+                    if trial:
+                        variant.breaker.undecided()
+                else:
+                    self._fail(variant, error, reason)
                 if given:
                     raise Broken(f"{variant.name} failed while it spoke: {reason}") from error
             except BaseException:  # the text's fault, or the listener has left
-                variant.breaker.undecided()
+                if trial:
+                    variant.breaker.undecided()
                 raise
         raise Unavailable("no variant can speak now: " + "; ".join(reasons))
 
@@ -204,6 +222,8 @@ class Chain:
 
     def _fail(self, variant: Variant, error: BaseException, reason: str = "") -> None:
         log.warning("variant %s failed: %s", variant.name, reason or error)
+        if isinstance(error, Died) and variant.runner.alive:
+            return  # a late word of a process that has been replaced
         variant.breaker.failed(at_once=isinstance(error, Died))
         self._told(variant.name, reason or str(error))
         if isinstance(error, Died) and not self._stopping and (variant.reviving is None or variant.reviving.done()):
@@ -216,7 +236,7 @@ class Chain:
             await asyncio.sleep(rest)
             try:
                 await variant.runner.start()
-            except Died as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, it is tried again
                 log.warning("variant %s does not come back: %s", variant.name, error)
                 self._told(variant.name, str(error))
                 rest = min(max(REST, 2 * rest), LONGEST_REST)

@@ -12,10 +12,13 @@ import logging
 import multiprocessing
 import signal
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from vivace.core.bundle import Bundle, open_bundle
@@ -67,7 +70,9 @@ class Runner:
         self._process: Any = None
         self._pipe: Connection | None = None
         self._stopping = False
+        self._outbox: SimpleQueue[Any] = SimpleQueue()
         self.megabytes = 0.0
+        self.heard = 0.0  # time.monotonic() of its last word
         self.died: Callable[[], None] = lambda: None
 
     @property
@@ -85,30 +90,48 @@ class Runner:
 
     async def start(self) -> None:
         """Returns when the bundle has spoken its first words; `megabytes` is then what its process needed for that at
-        most. Raises Died with the reason if it cannot."""
+        most. Raises Died with the reason if it cannot. Nothing is done if it is running."""
+        if self.alive:
+            return
         context = multiprocessing.get_context("spawn")
-        mine, theirs = context.Pipe()
-        process = context.Process(
-            target=_work, args=(theirs, self.path, self.plan, self._limit), daemon=True, name=f"vivace {self.path.name}"
-        )
-        process.start()
-        theirs.close()
         try:
-            async with asyncio.timeout(self._start_seconds):
-                while not mine.poll():
-                    await asyncio.sleep(0.02)
-                problem, self.megabytes = mine.recv()
-        except TimeoutError:
-            problem = f"it was not ready after {self._start_seconds:g} s"
-        except (EOFError, OSError):
-            process.join(5)
-            problem = f"its process ended with code {process.exitcode}"
+            mine, theirs = context.Pipe()
+            process = context.Process(
+                target=_work, args=(theirs, self.path, self.plan, self._limit), daemon=True,
+                name=f"vivace {self.path.name}",
+            )  # fmt: skip
+            process.start()
+        except OSError as error:
+            raise Died(f"{self.path.name} cannot be served: {error}") from None
+        theirs.close()
+        # It ignores SIGTERM: whatever becomes of us, interpreters that end wait for their children.
+        Finalize(None, process.kill, exitpriority=10)
+        try:
+            problem = await self._first_words(process, mine)
+        except BaseException:
+            _kill(process, mine)
+            raise
         if problem:
             _kill(process, mine)
             raise Died(f"{self.path.name} cannot be served: {problem}")
         self._process, self._pipe, self._stopping = process, mine, False
+        self._outbox = SimpleQueue()
         loop = asyncio.get_running_loop()
-        threading.Thread(target=self._listen, args=(loop, process, mine), daemon=True, name="vivace-listener").start()
+        for todo in ((self._listen, loop, process, mine), (_write, self._outbox, mine)):
+            threading.Thread(target=todo[0], args=todo[1:], daemon=True, name="vivace-pipe").start()
+
+    async def _first_words(self, process: Any, pipe: Connection) -> str:
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                while not pipe.poll():
+                    await asyncio.sleep(0.02)
+            problem, self.megabytes = pipe.recv()
+            return str(problem)
+        except TimeoutError:
+            return f"it was not ready after {self._start_seconds:g} s"
+        except (EOFError, OSError):
+            await asyncio.to_thread(process.join, 5)
+            return f"its process ended with code {process.exitcode}"
 
     async def speak(self, request: Request) -> AsyncGenerator[Event, None]:
         """The request's events. Leaving early cancels it. Raises Died if the process dies meanwhile."""
@@ -147,12 +170,9 @@ class Runner:
             pipe.close()
 
     def _send(self, message: Any) -> None:
-        try:
-            if self._pipe is None:
-                raise OSError
-            self._pipe.send(message)
-        except (OSError, ValueError):
-            raise Died(f"the process of {self.path.name} died") from None
+        if self._pipe is None:
+            raise Died(f"the process of {self.path.name} died")
+        self._outbox.put(message)
 
     def _listen(self, loop: asyncio.AbstractEventLoop, process: Any, pipe: Connection) -> None:
         """In a thread: the child's events, handed to the loop."""
@@ -163,6 +183,7 @@ class Runner:
             loop.call_soon_threadsafe(self._gone, process)
 
     def _hand(self, event: Event) -> None:
+        self.heard = time.monotonic()
         if own := self._heard.get(event.request_id):  # nobody waits for what was cancelled
             own.put_nowait(event)
 
@@ -170,6 +191,7 @@ class Runner:
         if process is not self._process:
             return
         self._pipe = None
+        self._outbox.put(None)
         for request_id, own in self._heard.items():
             own.put_nowait(Event(request_id, done=True, reason="error", error=_GONE, blame="model"))
         if not self._stopping:
@@ -177,6 +199,13 @@ class Runner:
 
 
 _GONE = "the process died"
+
+
+def _write(outbox: SimpleQueue[Any], pipe: Connection) -> None:
+    """In a thread: a child that does not read holds up nobody else."""
+    with contextlib.suppress(OSError, ValueError):
+        while (message := outbox.get()) is not None:
+            pipe.send(message)
 
 
 def _kill(process: Any, pipe: Connection) -> None:
@@ -192,7 +221,7 @@ def _work(pipe: Connection, path: Path, plan: Plan, limit: int) -> None:
         signal.signal(ignored, signal.SIG_IGN)
     try:
         options = RuntimeOptions(threads=plan.threads)
-        pool = Pool(open_bundle(path), plan.workers, options, batch=plan.batch, limit=2 * limit)
+        pool = Pool(open_bundle(path), plan.workers, options, batch=plan.batch, limit=max(2 * limit, plan.workers))
         for k in range(plan.workers):
             pool.submit(Request(f"warm {k}", WARM_TEXT, chunk_frames=FIRST_CHUNK))
         problems = [event.error for event in pool.events() if event.error]

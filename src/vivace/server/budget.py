@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from vivace.core.errors import UsageError
 from vivace.core.machine import resident
 from vivace.engine.fallback import Chain
+from vivace.engine.runner import Died
 from vivace.server.wire import ApiError
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class _Place:
     loaded: bool = False
     users: int = 0
     used: float = field(default_factory=time.monotonic)
+    loading: asyncio.Task[None] | None = None
 
 
 class Budget:
@@ -62,7 +64,11 @@ class Budget:
             await self._make_room(0.0, keep=place)
 
     async def stop(self) -> None:
-        await asyncio.gather(*(place.chain.stop() for place in self._places.values()))
+        loading = [place.loading for place in self._places.values() if place.loading]
+        for task in loading:
+            task.cancel()
+        await asyncio.gather(*loading, return_exceptions=True)
+        await asyncio.gather(*(place.chain.stop() for place in self._places.values()), return_exceptions=True)
 
     async def enter(self, name: str) -> None:
         """The model is loaded when this returns, and stays so until `leave`. Raises ApiError if others that are
@@ -72,17 +78,26 @@ class Budget:
         place.used = time.monotonic()
         try:
             if not place.loaded:
-                async with self._loading:
-                    if not place.loaded:
-                        await self._make_room(place.megabytes, keep=place)
-                        await self._load(place)
-        except BaseException:
+                # A task of its own: who asked may leave, what has begun goes on.
+                place.loading = place.loading or asyncio.create_task(self._bring(place))
+                await asyncio.shield(place.loading)
+        except BaseException as error:
             place.users -= 1
+            if isinstance(error, Died):
+                raise ApiError(503, "the model cannot be loaded now; try again", code="unavailable", retry=5) from error
             raise
 
     def leave(self, name: str) -> None:
         self._places[name].users -= 1
         self._places[name].used = time.monotonic()
+
+    async def _bring(self, place: _Place) -> None:
+        try:
+            async with self._loading:
+                await self._make_room(place.megabytes, keep=place)
+                await self._load(place)
+        finally:
+            place.loading = None
 
     async def _load(self, place: _Place) -> None:
         await place.chain.start()

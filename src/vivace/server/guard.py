@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import math
 import time
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vivace.server.service import Settings
 from vivace.server.wire import ApiError
 
+log = logging.getLogger(__name__)
 MOST_CLIENTS = 10_000  # whose rate is remembered
 
 
@@ -43,7 +45,16 @@ class Guard:
                 return
             await JSONResponse(error.body(), error.status, error.headers)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        stall = self._settings.stall_seconds
+
+        async def patient(message: Message) -> None:
+            async with asyncio.timeout(stall):
+                await send(message)
+
+        try:
+            await self._app(scope, receive, patient)
+        except TimeoutError:
+            log.info("a client did not read for %g s and was cut off", stall)
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
         """Browsers let every page open WebSockets, whatever CORS says. Raises ApiError for pages of others."""

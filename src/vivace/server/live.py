@@ -2,8 +2,8 @@
 
 The client sends JSON: `start` (model, voice, response_format, speed, seed) once, `text` as it comes, `flush` to have
 what is there spoken, `cancel` to silence it and forget the rest (barge-in), `end` when there is no more. It gets JSON
-(`started`, `sentence`, `flushed`, `cancelled`, `done`, `error`) and binary messages, which hold the audio. Each
-sentence is a stream of its own in compressed formats; pcm just goes on.
+(`started`, `sentence`, `flushed`, `cancelled`, `done`, `error`) and binary messages, which hold the audio: one stream
+until a flush, a cancel or the end.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi.websockets import WebSocketState
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from vivace.core import registry
@@ -97,16 +98,26 @@ class Reading:
         self._cutter = Cutter()
         self._waiting: asyncio.Queue[str | Word] = asyncio.Queue()
         self._unspoken = 0
-        self._speaking: asyncio.Task[None] | None = None
+        self._speaking: set[asyncio.Task[None]] = set()  # none or one
         self._start: Start | None = None
+        self._model: Model | None = None
+        self._voice = ""
         self._count = 0
+        self._ended = self._over = False  # the client has said all; nothing more will be spoken
 
     async def run(self) -> None:
+        """Until the client has said `end` and all is spoken, or something is wrong."""
+        hearing = asyncio.create_task(self._socket.receive_text())
         try:
-            while True:
-                message = _MESSAGE.validate_json(await self._socket.receive_text())
-                if await self._take(message):
-                    break
+            while not self._over:
+                await asyncio.wait({hearing, *self._speaking}, return_when=asyncio.FIRST_COMPLETED)
+                if any(task.done() for task in self._speaking):
+                    for task in self._speaking:
+                        task.result()  # raises what it met
+                    return
+                message = _MESSAGE.validate_json(hearing.result())
+                hearing = asyncio.create_task(self._socket.receive_text())
+                await self._take(message)
         except ValidationError as error:
             await self._tell_error(problem(list(error.errors())))
         except KeyError:  # a binary message has no text
@@ -116,90 +127,75 @@ class Reading:
         except ApiError as error:
             await self._tell_error(error)
         finally:
+            hearing.cancel()
+            await asyncio.gather(hearing, return_exceptions=True)
             await self._silence()
 
-    async def _take(self, message: Start | Text | Word) -> bool:
-        """Whether the session is over. Raises ApiError."""
+    async def _take(self, message: Start | Text | Word) -> None:
+        """Raises ApiError."""
         if isinstance(message, Start):
             if self._start:
                 raise ApiError(400, "start was sent twice")
             model = self._service.model(message.model)
-            voice = model.voice(message.voice)
-            self._start = message
-            self._speaking = asyncio.create_task(self._speak(model, voice, message))
+            self._start, self._model, self._voice = message, model, model.voice(message.voice)
             rate = PCM_RATE if message.response_format == "pcm" else model.bundle.sample_rate
             await self._tell("started", model=model.name, sample_rate=rate, response_format=message.response_format)
-            return False
-        if not self._start or not self._speaking:
+            self._speaking = {asyncio.create_task(self._speak(message))}
+        elif not self._start:
             raise ApiError(400, "send start first")
-        if isinstance(message, Text):
-            self._unspoken += len(message.text)
-            if self._unspoken > MOST_WAITING:
-                raise ApiError(429, f"more than {MOST_WAITING:,} characters are waiting to be spoken; wait for audio")
-            self._put(self._cutter.feed(message.text))
-        elif message.type == "cancel":
+        elif isinstance(message, Word) and message.type == "cancel":
             await self._silence()
-            self._cutter, self._waiting, self._unspoken = Cutter(), asyncio.Queue(), 0
-            model = self._service.model(self._start.model)
-            self._speaking = asyncio.create_task(self._speak(model, model.voice(self._start.voice), self._start))
             await self._tell("cancelled")
+            self._over = self._ended
+            self._cutter, self._waiting, self._unspoken = Cutter(), asyncio.Queue(), 0
+            self._speaking = {asyncio.create_task(self._speak(self._start))}
+        elif self._ended:
+            return  # what comes after the end is not for us
+        elif isinstance(message, Text):
+            if self._unspoken + len(message.text) > MOST_WAITING:
+                raise ApiError(429, f"more than {MOST_WAITING:,} characters are waiting to be spoken; wait for audio")
+            self._put(await asyncio.to_thread(self._cutter.feed, message.text))
         else:
             self._put(self._cutter.rest())
             self._waiting.put_nowait(message)
-            if message.type == "end":
-                await self._end()
-                return True
-        if self._speaking.done():
-            self._speaking.result()  # raises what it met
-        return False
-
-    async def _end(self) -> None:
-        """Waits until all is spoken; the client may still leave."""
-        assert self._speaking
-        leaving = asyncio.create_task(self._socket.receive())
-        await asyncio.wait({self._speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if self._speaking.done():
-            leaving.cancel()
-            self._speaking.result()
-            return
-        message = leaving.result()
-        if message["type"] == "websocket.receive" and '"cancel"' in (message.get("text") or ""):
-            await self._silence()
-            await self._tell("cancelled")
+            self._ended = message.type == "end"
 
     def _put(self, sentences: list[str]) -> None:
         for sentence in sentences:
+            self._unspoken += len(sentence)
             self._waiting.put_nowait(sentence)
 
-    async def _speak(self, model: Model, voice: str, start: Start) -> None:
-        codec = encoder(start.response_format, model.bundle.sample_rate)
+    async def _speak(self, start: Start) -> None:
+        """All that waits, until the end."""
+        assert self._model
+        codec = encoder(start.response_format, self._model.bundle.sample_rate)
         while True:
             sentence = await self._waiting.get()
             if isinstance(sentence, Word):
                 if rest := codec.finish():
                     await self._socket.send_bytes(rest)
-                codec = encoder(start.response_format, model.bundle.sample_rate)
+                codec = encoder(start.response_format, self._model.bundle.sample_rate)
                 await self._tell("flushed" if sentence.type == "flush" else "done")
                 if sentence.type == "end":
                     return
                 continue
             await self._tell("sentence", text=sentence.strip())
             request = Request(
-                uuid.uuid4().hex, sentence, voice=voice, speed=start.speed, seed=start.seed + self._count,
+                uuid.uuid4().hex, sentence, voice=self._voice, speed=start.speed, seed=start.seed + self._count,
                 chunk_frames=FIRST_CHUNK,
             )  # fmt: skip
             self._count += 1
-            async with contextlib.aclosing(said(self._service, model, request)) as pieces:
+            async with contextlib.aclosing(said(self._service, self._model, request)) as pieces:
                 async for audio in pieces:
                     if made := await asyncio.to_thread(codec.encode, audio):
                         await self._socket.send_bytes(made)
             self._unspoken -= len(sentence)
 
     async def _silence(self) -> None:
-        if self._speaking:
-            self._speaking.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ApiError, WebSocketDisconnect, RuntimeError):
-                await self._speaking
+        for task in self._speaking:
+            task.cancel()
+        await asyncio.gather(*self._speaking, return_exceptions=True)
+        self._speaking = set()
 
     async def _tell(self, kind: str, **more: Any) -> None:
         await self._socket.send_json({"type": kind, **more})
@@ -207,7 +203,7 @@ class Reading:
     async def _tell_error(self, error: ApiError) -> None:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             await self._socket.send_json({"type": "error", **error.body()})
-            await self._socket.close(1008, error.message[:100])
+            await self._socket.close(1008, error.message.encode()[:120].decode(errors="ignore"))
 
 
 @router.websocket("/v1/audio/speech/live")
@@ -215,4 +211,5 @@ async def live(socket: WebSocket) -> None:
     await socket.accept()
     with contextlib.suppress(WebSocketDisconnect):
         await Reading(socket, socket.app.state.service).run()
-        await socket.close()
+        if socket.application_state is WebSocketState.CONNECTED:  # not closed with an error
+            await socket.close()

@@ -38,7 +38,8 @@ class Settings:
     new ones are sent away. `patience`: see Chain. `keys`: if any, a request must bring one. `per_minute`: requests of
     one client (0: any number). `origins`: of web pages that may call (CORS). `wyoming`: host and port of
     that protocol. `megabytes`: memory for the server and all its processes (0: any); see Budget.
-    `shed_above`: requests of a model with which its fastest variant speaks first (0: never)."""
+    `stall_seconds`: after which a client that reads nothing is cut off. `shed_above`: requests of a model with which
+    its fastest variant speaks first (0: never)."""
 
     models: Mapping[str, Sequence[Path]]
     queue: int = 64
@@ -49,6 +50,7 @@ class Settings:
     origins: tuple[str, ...] = ()
     body_bytes: int = 256_000
     body_seconds: float = 20.0
+    stall_seconds: float = 60.0
     log_text: bool = False
     megabytes: float = 0.0
     shed_above: int = 0
@@ -123,7 +125,7 @@ class Service:
             await self.budget.stop()
             raise
 
-    async def stop(self, grace: float = 30.0) -> None:
+    async def stop(self, grace: float = 5.0) -> None:
         """Ends what speaks within `grace` seconds, then all processes."""
         self.stopping = True
         with contextlib.suppress(TimeoutError):

@@ -10,9 +10,11 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from vivace.core.audio import Audio, join
 from vivace.core.errors import TextError, UsageError
@@ -27,6 +29,7 @@ from vivace.server.wire import PROBLEMS, ApiError, Speech
 log = logging.getLogger(__name__)
 router = APIRouter()
 
+PART = 65_536  # bytes sent at once, so that a client that does not read is seen
 GONE = 499  # nginx's number for a client that did not wait; nobody reads it
 AUDIO = {media: {"schema": {"type": "string", "format": "binary"}} for media in (*MEDIA.values(), "text/event-stream")}
 
@@ -57,16 +60,32 @@ async def speech(body: Speech, request: Request) -> Response:
     if first is None:
         return Response(status_code=GONE)
     variant = first[0]
-    headers = {"X-Request-Id": asked.id, "X-Vivace-Variant": variant, "Cache-Control": "no-store"}
+    headers = {"X-Request-Id": asked.id, "X-Vivace-Variant": quote(variant), "Cache-Control": "no-store"}
     audio = _from(first, pieces)
     if body.stream_format == "sse":
-        return StreamingResponse(_events(audio, body, model), media_type="text/event-stream", headers=headers)
+        return Stream(_events(audio, body, model), media_type="text/event-stream", headers=headers)
     media = MEDIA[body.response_format]
     if at_once:
         made = join([piece async for piece in audio])
         content = await asyncio.to_thread(whole, body.response_format, made)
-        return Response(content, media_type=media, headers=headers)
-    return StreamingResponse(_encoded(audio, body, model), media_type=media, headers=headers)
+        headers["Content-Length"] = str(len(content))
+        parts = (content[k : k + PART] for k in range(0, len(content), PART))
+        return StreamingResponse(parts, media_type=media, headers=headers)
+    return Stream(_encoded(audio, body, model), media_type=media, headers=headers)
+
+
+class Stream(StreamingResponse):
+    """Frees what speaks as soon as the client is served, has left or was cut off."""
+
+    def __init__(self, content: AsyncGenerator[bytes | str, None], media_type: str, headers: dict[str, str]) -> None:
+        super().__init__(content, media_type=media_type, headers=headers)
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._content.aclose()
 
 
 async def _pieces(
@@ -155,15 +174,18 @@ async def _events(audio: AsyncGenerator[Audio, None], body: Speech, model: Model
 
     async def counted() -> AsyncGenerator[Audio, None]:
         nonlocal seconds
-        async for piece in audio:
-            seconds += piece.seconds
-            yield piece
+        async with contextlib.aclosing(audio) as pieces:
+            async for piece in pieces:
+                seconds += piece.seconds
+                yield piece
 
     try:
-        async for made in _encoded(counted(), body, model):
-            yield _event({"type": "speech.audio.delta", "audio": base64.b64encode(made).decode()})
-    except Broken as error:
-        yield _event(ApiError(500, str(error), code="broken").body() | {"type": "error"})
+        async with contextlib.aclosing(_encoded(counted(), body, model)) as pieces:
+            async for made in pieces:
+                yield _event({"type": "speech.audio.delta", "audio": base64.b64encode(made).decode()})
+    except (Broken, ApiError) as error:
+        told = error if isinstance(error, ApiError) else ApiError(500, str(error), code="broken")
+        yield _event(told.body() | {"type": "error"})
         return
     usage = {"input_tokens": len(body.input), "output_tokens": round(20 * seconds)}
     usage["total_tokens"] = sum(usage.values())

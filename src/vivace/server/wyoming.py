@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import uuid
 from typing import Any
 
@@ -31,17 +32,33 @@ from vivace.server.wire import ApiError
 
 BY = Attribution("Vivace", "")
 WIDTH, CHANNELS = 2, 1
-LINE = 1 << 20  # bytes of one message's header at most
+MOST = 1 << 20  # bytes of a message
+MOST_CHARACTERS = 20_000  # of a text that comes whole
+log = logging.getLogger(__name__)
 
 
 async def start(service: Service, host: str, port: int) -> asyncio.Server:
     """Listens; the handlers share the service with HTTP."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, ValueError):  # a client that leaves, or speaks no Wyoming
+        try:
             await Handler(reader, writer, service).run()
+        except (ConnectionError, EOFError):
+            pass  # a client that leaves
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            log.info("a client that speaks no Wyoming: %r", error)
 
-    return await asyncio.start_server(serve, host, port, limit=LINE)
+    loop = asyncio.get_running_loop()
+    return await loop.create_server(lambda: asyncio.StreamReaderProtocol(_Reader(limit=MOST), serve), host, port)
+
+
+class _Reader(asyncio.StreamReader):
+    """Messages say themselves how long they are: this one believes no more than MOST."""
+
+    async def readexactly(self, n: int) -> bytes:
+        if n > MOST:
+            raise ValueError(f"a message of {n:,} bytes")
+        return await super().readexactly(n)
 
 
 class Handler(AsyncEventHandler):
@@ -61,6 +78,7 @@ class Handler(AsyncEventHandler):
             self._cutter = None
             message = f"{event.type} without {error}" if isinstance(error, KeyError) else str(error)
             await self.write_event(Error(message, "tts").event())
+            await self._stop()  # clients wait for it
         return True
 
     async def _handle(self, event: Event) -> None:
@@ -79,6 +97,8 @@ class Handler(AsyncEventHandler):
             await self.write_event(SynthesizeStopped().event())
         elif Synthesize.is_type(event.type) and not self._cutter:
             asked = Synthesize.from_event(event)
+            if len(asked.text) > MOST_CHARACTERS:
+                raise ApiError(400, f"the text has {len(asked.text):,} characters; the limit is {MOST_CHARACTERS:,}")
             await self._speak(asked.text, asked.voice)
             await self._stop()
 
