@@ -31,8 +31,8 @@ TOGETHER = 5  # words in a row that no sentence may share with those of the eval
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=90)
-    parser.add_argument("--sentences", type=int, default=6000)
-    parser.add_argument("--phrases", type=int, default=5000, help="short ones, cut out of other sentences")
+    parser.add_argument("--sentences", type=int, default=14000)
+    parser.add_argument("--phrases", type=int, default=10000, help="short ones, cut out of other sentences")
     parser.add_argument("--out", type=Path, default=Path("out/ar-voice"))
     args = parser.parse_args()
     voice = args.out / "teacher"
