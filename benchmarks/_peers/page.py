@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from _peers import figures as f
-from _peers.phases import METRICS, WHOLE_ROUNDS
+from _peers.phases import METRICS, WARM, WHOLE_ROUNDS
 from vivace.workflows._report_plots import PALETTE
 
 OURS, PEERS, DROPIN = PALETTE[0], PALETTE[6], PALETTE[4]
@@ -30,7 +30,8 @@ def page(name: str, field: f.Field, found: Mapping[str, Any], facts: Mapping[str
         "",
         "Every arm is a process of its own and goes from text to float samples. In each round every arm speaks every "
         "text, in shuffled order. Medians with 95% intervals; ratios are of medians, rounds resampled jointly, and "
-        "above 1 is faster. Every arm draws new noise, and so new lengths, in every round.",
+        "above 1 is faster. Every arm draws new noise, and so new lengths, in every round. Before the first, each "
+        f"process speaks {WARM} texts of all lengths: OpenVINO compiles for a length when it first meets it.",
         "",
         "- `plain ORT`: ONNX Runtime alone on the original file, phonemes by piper-tts.",
         "- `piper-tts, own settings`: its Python interface as it comes; it has no thread option and takes all cores.",

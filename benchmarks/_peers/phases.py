@@ -33,7 +33,7 @@ from vivace.workflows.clips import Clips, Store, scored
 
 METRICS = ("predicted_mos", "dnsmos", "wer")
 PHASES = ("latency", "varied", "ttfa", "load", "memory", "throughput", "quality")
-WARM = 4  # sentences that every process speaks first; none of them is measured
+WARM = 24  # texts of all lengths before the first round: OpenVINO compiles for each length that it meets
 SETTLED = 0.1  # seconds of rest before looking whether anything else runs
 FIRST = ", the first time"  # what Vivace keeps from one load to the next was taken away
 POOL = "pool"  # the kind of arm that speaks many texts at a time

@@ -123,7 +123,7 @@ def test_every_arm_speaks_every_text_in_every_round_in_an_order_that_changes(tmp
 
 
 def test_an_interrupted_phase_goes_on_where_it_was(tmp_path: Path) -> None:
-    Fake.left = 4 * len(ARMS) + 2 * 3 * len(ARMS) + 5  # warm-up, two rounds, and a part of the third
+    Fake.left = phases.WARM * len(ARMS) + 2 * 3 * len(ARMS) + 5  # warm-up, two rounds, and a part of the third
     with pytest.raises(KeyboardInterrupt):
         bench(tmp_path).latency()
     first = json.loads((tmp_path / "latency.json").read_text(encoding="utf-8"))["rounds"]
@@ -162,7 +162,7 @@ def test_varied_sentences_are_spoken_once_and_never_to_warm_up(tmp_path: Path) -
         said = [text for key, text, _ in Fake.said if key == arm.key]
         assert len(said) == len(set(said)) == phases.WARM + PLAN.varied
         assert len({len(text) for text in said}) > 3
-    assert not set(phases.varied_sentences(180)) & set(texts.calibration()[-phases.WARM :])
+    assert not set(phases.varied_sentences(150)) & set(texts.calibration()[-phases.WARM :])
 
 
 def test_first_audio_is_streamed_and_later_rounds_stop_early(tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def test_threads_and_spinning_reach_the_runtime(toy: Bundle, monkeypatch: pytest
 
     class Noting(ort.InferenceSession):
         def __init__(self, path: str, settings: ort.SessionOptions, providers: list[str]) -> None:
-            spin = settings.get_session_config_entry("session.intra_op.allow_spinning")
-            seen.append((settings.intra_op_num_threads, spin, providers))
+            stops = settings.get_session_config_entry("session.force_spinning_stop")
+            seen.append((settings.intra_op_num_threads, stops, providers))
             super().__init__(path, settings, providers=providers)
 
     monkeypatch.setattr(ort, "InferenceSession", Noting)
@@ -85,7 +85,7 @@ def test_threads_and_spinning_reach_the_runtime(toy: Bundle, monkeypatch: pytest
     for options in (RuntimeOptions(), RuntimeOptions(threads=3), RuntimeOptions(threads=1, spin=True)):
         runtime.open(stage, toy.file(stage.file), options).close()
     cpu = ["CPUExecutionProvider"]
-    assert seen == [(cores(), "0", cpu), (3, "0", cpu), (1, "1", cpu)]
+    assert seen == [(cores(), "1", cpu), (3, "1", cpu), (1, "0", cpu)]
 
 
 def test_the_trace_names_every_operator_once_per_run(toy: Bundle, tmp_path: Path) -> None:

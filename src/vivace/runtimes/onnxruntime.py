@@ -78,8 +78,8 @@ def _settings(stage: Stage, options: RuntimeOptions) -> Any:
     settings.intra_op_num_threads = options.threads or cores()
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
-    # A spinning thread pool steals the core from whatever runs beside it.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spin else "0")
+    # Threads that spin on after a run steal the cores from what runs next, another runtime's threads among them.
+    settings.add_session_config_entry("session.force_spinning_stop", "0" if options.spin else "1")
     # Planned reuse takes time quadratic in the operators of a graph, and gains nothing over the arena's.
     settings.enable_mem_reuse = False
     # A pattern is kept for every length of a text that ever came by, and each holds one block for the whole run.
