@@ -127,9 +127,21 @@ def test_a_text_that_cannot_be_spoken_is_no_fault_of_a_variant() -> None:
     assert second.asked == 0 and c.variants[0].breaker.state == "closed"
 
 
-def test_when_all_fail_the_reasons_are_told() -> None:
-    with pytest.raises(Unavailable, match="v0: out of memory; v1: out of memory"):
-        spoken(chain(Fake(NOTHING), Fake(NOTHING)))
+def test_what_every_variant_fails_may_be_the_text() -> None:
+    told: list[str] = []
+    c = chain(Fake(NOTHING), Fake(NOTHING), told=lambda variant, reason: told.append(variant))
+    for _ in range(FAILURES - 1):
+        with pytest.raises(TextError, match="this text: v0: out of memory; v1: out of memory"):
+            spoken(c)
+    assert told == []
+    with pytest.raises(Unavailable, match="v0: out of memory; v1: out of memory"):  # so many texts in a row are not
+        spoken(c)
+    assert told == ["v0", "v1"]
+
+
+def test_a_variant_alone_answers_for_its_faults() -> None:
+    with pytest.raises(Unavailable, match="v0: out of memory"):
+        spoken(chain(Fake(NOTHING)))
 
 
 def test_a_variant_that_is_too_slow_is_left() -> None:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
 
 from vivace.server.app import create_app  # noqa: E402
@@ -23,6 +25,23 @@ PATIENCE = 60  # seconds until a server that does not come up fails its test
 class Served:
     url: str
     service: Service
+
+
+def ask(served: Served, text: str = "hello there", model: str = "toy", **more: Any) -> Any:
+    headers = more.pop("headers", {})
+    body = {"model": model, "input": text, "response_format": "pcm", **more}
+    return httpx.post(f"{served.url}/v1/audio/speech", json=body, headers=headers, timeout=60)
+
+
+def metric(served: Served, name: str, **labels: str) -> float:
+    return served.service.metrics.registry.get_sample_value(name, labels or None) or 0.0
+
+
+def until(true: Callable[[], Any], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @contextmanager

@@ -39,6 +39,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="without audio, after which the next bundle is asked (default: as long as it takes)",
     )  # fmt: skip
     parser.add_argument(
+        "--deadline", type=float, default=0.0, metavar="SECONDS",
+        help="after which a request that still waits for audio is ended (default: never)",
+    )  # fmt: skip
+    parser.add_argument(
         "--shed-above", type=int, default=0, metavar="N",
         help="with N requests of a model, its fastest bundle that passed the gate speaks first (default: never)",
     )  # fmt: skip
@@ -68,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--port is {args.port}; it must lie between 0 and 65535")
     settings = Settings(
         models=dict(_chain(text) for text in args.models), queue=args.queue, cores=args.cores, patience=args.patience,
-        megabytes=_megabytes(args.memory), keys=_keys(args.keys), per_minute=args.per_minute,
+        deadline=args.deadline, megabytes=_megabytes(args.memory), keys=_keys(args.keys), per_minute=args.per_minute,
         origins=tuple(args.origin), log_text=args.log_text,
         shed_above=args.shed_above, wyoming=(args.host, args.wyoming) if args.wyoming is not None else None,
     )  # fmt: skip

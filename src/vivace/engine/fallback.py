@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 
@@ -134,6 +134,7 @@ class Chain:
         self._patience, self._told = patience, told
         self._pressure, self._fastest = pressure, self.variants[fastest]
         self._stopping = False
+        self._lost = 0  # requests in a row that every variant failed
         for variant in self.variants:
             variant.runner.died = partial(self._fail, variant, Died(f"the process of {variant.name} died"))
 
@@ -167,8 +168,11 @@ class Chain:
 
     async def speak(self, request: Request, *, whole: bool = False) -> AsyncGenerator[tuple[str, Event], None]:
         """Events with the name of the variant that made them; `whole` holds all back until it is known to be good.
-        Raises TextError for what no variant could speak, Broken or Unavailable. Leaving early cancels."""
+        Raises TextError for what no variant could speak, Broken or Unavailable. Leaving early cancels.
+
+        A fault is held against its variant once another has spoken the same text: what all fail may be the text."""
         reasons = []
+        faults: list[tuple[Variant, Faulty]] = []
         for variant in self._order():
             trial = variant.breaker.state == "half-open"
             if not variant.runner.alive or not variant.breaker.allows():
@@ -191,6 +195,9 @@ class Chain:
                         if trial:  # decided now: its listener may take as long as it likes
                             variant.breaker.succeeded()
                             trial = False
+                        self._lost = 0
+                        while faults:
+                            self._fail(*faults.pop())
                         for one in held:
                             given = given or one.audio is not None
                             yield variant.name, one
@@ -205,6 +212,8 @@ class Chain:
                     log.info("variant %s is busy: %s", variant.name, reason)  # it speaks, to others: no fault
                     if trial:
                         variant.breaker.undecided()
+                elif isinstance(error, Faulty) and not (trial or given):
+                    faults.append((variant, error))
                 else:
                     self._fail(variant, error, reason)
                 if given:
@@ -213,6 +222,15 @@ class Chain:
                 if trial:
                     variant.breaker.undecided()
                 raise
+        self._judge(faults, reasons)
+
+    def _judge(self, faults: list[tuple[Variant, Faulty]], reasons: list[str]) -> NoReturn:
+        """After a request that no variant spoke."""
+        self._lost += bool(faults)
+        if len(faults) > 1 and len(faults) == len(reasons) and self._lost < FAILURES:
+            raise TextError("no variant can speak this text: " + "; ".join(reasons))
+        for fault in faults:
+            self._fail(*fault)
         raise Unavailable("no variant can speak now: " + "; ".join(reasons))
 
     def _order(self) -> list[Variant]:

@@ -239,20 +239,19 @@ def _work(pipe: Connection, path: Path, plan: Plan, limit: int) -> None:
 
     def receive() -> None:
         try:
-            while True:
-                what, body = pipe.recv()
-                if what == "stop":
-                    break
-                if what == "cancel":
-                    pool.cancel(body)
-                else:
-                    try:
-                        pool.submit(body)
-                    except VivaceError as error:
-                        send(Event(body.id, done=True, reason="error", error=str(error), blame="model"))
-                asked.set()
-        except (EOFError, OSError):
-            pass  # the parent is gone
+            with contextlib.suppress(EOFError, OSError):  # the parent is gone
+                while True:
+                    what, body = pipe.recv()
+                    if what == "stop":
+                        break
+                    if what == "cancel":
+                        pool.cancel(body)
+                    else:
+                        try:
+                            pool.submit(body)
+                        except VivaceError as error:
+                            send(Event(body.id, done=True, reason="error", error=str(error), blame="model"))
+                    asked.set()
         finally:
             stopping.set()
             asked.set()

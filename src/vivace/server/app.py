@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -32,7 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with running(service):
             yield
 
-    app = FastAPI(
+    app = FastAPIOffline(  # its interface page brings its own scripts: nothing is fetched from elsewhere
         title="Vivace", version=__version__, summary="Text to speech, as OpenAI's interface does it.", lifespan=life
     )
     app.state.service = service

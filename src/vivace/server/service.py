@@ -36,7 +36,8 @@ OPENAI_VOICES = {
 class Settings:
     """`models`: name to the bundles that may speak it, best first. `queue`: requests that wait or speak, above which
     new ones are sent away. `patience`: see Chain. `keys`: if any, a request must bring one. `per_minute`: requests of
-    one client (0: any number). `origins`: of web pages that may call (CORS). `wyoming`: host and port of
+    one client (0: any number). `deadline`: seconds after which a request that still waits for audio is
+    ended (0: never). `origins`: of web pages that may call (CORS). `wyoming`: host and port of
     that protocol. `megabytes`: memory for the server and all its processes (0: any); see Budget.
     `stall_seconds`: after which a client that reads nothing is cut off. `shed_above`: requests of a model with which
     its fastest variant speaks first (0: never)."""
@@ -45,6 +46,7 @@ class Settings:
     queue: int = 64
     cores: int = 0
     patience: float = 0.0
+    deadline: float = 0.0
     keys: tuple[str, ...] = ()
     per_minute: float = 0.0
     origins: tuple[str, ...] = ()
@@ -152,7 +154,7 @@ class Service:
     async def speak(
         self, model: Model, request: Request, *, whole: bool = False
     ) -> AsyncGenerator[tuple[str, Event], None]:
-        """See Chain.speak. Raises ApiError where the queue is full or the server is going down."""
+        """See Chain.speak. Raises ApiError where the queue is full, the server is going down or time is up."""
         if self.stopping:
             raise ApiError(503, "the server is shutting down", code="shutting_down", retry=5)
         if self._live >= self.settings.queue:
@@ -162,14 +164,23 @@ class Service:
             )
         self._live += 1
         begun = time.monotonic()
+        end = asyncio.get_running_loop().time() + (self.settings.deadline or math.inf)
         try:
-            await self.budget.enter(model.name)
+            async with asyncio.timeout_at(end):
+                await self.budget.enter(model.name)
             try:
                 async with contextlib.aclosing(model.chain.speak(request, whole=whole)) as events:
-                    async for variant, event in events:
-                        yield variant, event
+                    while True:
+                        async with asyncio.timeout_at(end):  # of waiting: a client may read as slowly as it likes
+                            found = await anext(events, None)
+                        if found is None:
+                            return
+                        yield found
             finally:
                 self.budget.leave(model.name)
+        except TimeoutError:
+            message = f"the request was not done after {self.settings.deadline:g} s"
+            raise ApiError(504, message, code="deadline", retry=max(1, math.ceil(self._seconds))) from None
         except Unavailable as error:
             log.error("%s: %s", model.name, error)
             raise ApiError(

@@ -42,9 +42,8 @@ async def start(service: Service, host: str, port: int) -> asyncio.Server:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await Handler(reader, writer, service).run()
-        except (ConnectionError, EOFError):
-            pass  # a client that leaves
+            with contextlib.suppress(ConnectionError, EOFError):  # a client that leaves
+                await Handler(reader, writer, service).run()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.info("a client that speaks no Wyoming: %r", error)
 
