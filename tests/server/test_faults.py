@@ -95,7 +95,6 @@ def test_numbers_that_are_none_are_mended_by_the_next_variant(make_variant: Make
         assert metric(served, "vivace_variant_failures_total", model="toy", variant="poisoned") == 3
         assert metric(served, "vivace_breaker_state", model="toy", variant="poisoned") > 0
         assert "vivace_breaker_state" in httpx.get(f"{served.url}/metrics").text
-        assert ask(served, "hello").headers["X-Vivace-Variant"] == "safe"
         until(lambda: ask(served, "hello").headers["X-Vivace-Variant"] == "poisoned")
 
 
