@@ -13,7 +13,7 @@ import pytest
 import vivace
 
 SOURCE = Path(vivace.__file__).parent
-SISTERS = ("families", "text", "runtimes", "passes", "metrics")
+SISTERS = ("families", "modules", "text", "runtimes", "passes", "metrics")
 MAY_IMPORT = {
     "core": {"core"},
     **{sister: {"core", sister} for sister in SISTERS},

@@ -1,0 +1,97 @@
+"""The text encoder of VITS: a transformer whose attention knows the distance of near tokens (Shaw et al. 2018)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of [batch, channels, time]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma, self.beta = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.transpose(1, 2), self.gamma.shape, self.gamma, self.beta, 1e-5).transpose(1, 2)
+
+
+class RelativeAttention(nn.Module):
+    def __init__(self, channels: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads, self.window, head = heads, window, channels // heads
+        self.conv_q, self.conv_k, self.conv_v, self.conv_o = (nn.Conv1d(channels, channels, 1) for _ in range(4))
+        self.emb_rel_k = nn.Parameter(torch.randn(1, 2 * window + 1, head) * head**-0.5)
+        self.emb_rel_v = nn.Parameter(torch.randn(1, 2 * window + 1, head) * head**-0.5)
+
+    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+        """`allowed` [batch, 1, time, time] is 1 where one token may see another."""
+        q, k, v = (
+            conv(x).unflatten(1, (self.heads, -1)).transpose(2, 3) for conv in (self.conv_q, self.conv_k, self.conv_v)
+        )
+        q = q / math.sqrt(q.shape[-1])
+        places = torch.arange(x.shape[-1], device=x.device)
+        offset = places - places[:, None] + self.window
+        near = ((offset >= 0) & (offset <= 2 * self.window)).to(x.dtype)
+        offset = offset.clamp(0, 2 * self.window).expand(q.shape[0], self.heads, -1, -1)
+        scores = q @ k.transpose(-2, -1) + (q @ self.emb_rel_k[0].T).gather(-1, offset) * near
+        shares = scores.masked_fill(allowed == 0, -1e4).softmax(-1)
+        by_offset = torch.zeros(*shares.shape[:-1], 2 * self.window + 1, dtype=x.dtype, device=x.device)
+        by_offset = by_offset.scatter_add(-1, offset, shares * near)
+        mixed = shares @ v + by_offset @ self.emb_rel_v[0]
+        made: Tensor = self.conv_o(mixed.transpose(2, 3).flatten(1, 2))
+        return made
+
+
+class FeedForward(nn.Module):
+    def __init__(self, channels: int, inner: int, kernel: int) -> None:
+        super().__init__()
+        # An even kernel is padded by one less on the left, as the paper's code does it.
+        self.pads = ((kernel - 1) // 2, kernel // 2)
+        self.conv_1, self.conv_2 = nn.Conv1d(channels, inner, kernel), nn.Conv1d(inner, channels, kernel)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = F.relu(self.conv_1(F.pad(x * mask, self.pads)))
+        made: Tensor = self.conv_2(F.pad(x * mask, self.pads)) * mask
+        return made
+
+
+class Encoder(nn.Module):
+    def __init__(self, channels: int, inner: int, heads: int, layers: int, kernel: int, window: int) -> None:
+        super().__init__()
+        self.attn_layers = nn.ModuleList(RelativeAttention(channels, heads, window) for _ in range(layers))
+        self.norm_layers_1 = nn.ModuleList(ChannelNorm(channels) for _ in range(layers))
+        self.ffn_layers = nn.ModuleList(FeedForward(channels, inner, kernel) for _ in range(layers))
+        self.norm_layers_2 = nn.ModuleList(ChannelNorm(channels) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        allowed = mask[:, :, None] * mask[..., None]
+        x = x * mask
+        for attend, first, feed, second in zip(
+            self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True
+        ):
+            x = first(x + attend(x, allowed))
+            x = second(x + feed(x, mask))
+        return x * mask
+
+
+class TextEncoder(nn.Module):
+    def __init__(
+        self, tokens: int, channels: int, hidden: int, inner: int, heads: int, layers: int, kernel: int, window: int
+    ) -> None:
+        super().__init__()
+        self.scale = math.sqrt(hidden)
+        self.emb = nn.Embedding(tokens, hidden)
+        nn.init.normal_(self.emb.weight, 0.0, hidden**-0.5)
+        self.encoder = Encoder(hidden, inner, heads, layers, kernel, window)
+        self.proj = nn.Conv1d(hidden, 2 * channels, 1)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is read [batch, hidden, tokens], and mean and log scale [batch, channels, tokens]."""
+        x = self.encoder((self.emb(tokens) * self.scale).transpose(1, 2), mask)
+        mean, log_scale = (self.proj(x) * mask).chunk(2, 1)
+        return x, mean, log_scale

@@ -1,0 +1,101 @@
+"""VITS (Kim et al. 2021, arXiv:2106.06103) as a PyTorch module, to speak with and to train parts of.
+
+The parts are `enc_p` (text encoder), `dp` (durations), `flow` and `dec` (HiFi-GAN), and the weights are named as in the
+paper's own code, which is what Piper exports; weight norm is folded. What only training of the whole needs (posterior
+encoder, discriminators) is not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vivace.modules._vits_durations import Durations, StochasticDurations
+from vivace.modules._vits_flow import Flow
+from vivace.modules._vits_text import TextEncoder
+from vivace.modules.hifigan import Generator, GeneratorShape
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes; `speakers` 0: one voice, no speaker embedding. The defaults are those of the paper and of Piper."""
+
+    tokens: int
+    decoder: GeneratorShape
+    channels: int = 192
+    hidden: int = 192
+    filter: int = 768
+    heads: int = 2
+    layers: int = 6
+    kernel: int = 3
+    window: int = 4
+    flows: int = 4
+    flow_layers: int = 4
+    flow_kernel: int = 5
+    flow_dilation: int = 1
+    stochastic: bool = True
+    duration_filter: int = 192
+    duration_kernel: int = 3
+    duration_flows: int = 4
+    speakers: int = 0
+    speaker_channels: int = 0
+
+
+class Vits(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = s = shape
+        self.enc_p = TextEncoder(s.tokens, s.channels, s.hidden, s.filter, s.heads, s.layers, s.kernel, s.window)
+        self.flow = Flow(
+            s.channels, s.hidden, s.flows, s.flow_layers, s.flow_kernel, s.flow_dilation, s.speaker_channels
+        )
+        self.dec = Generator(s.decoder)
+        kind = StochasticDurations if s.stochastic else Durations
+        self.dp = kind(s.hidden, s.duration_filter, s.duration_kernel, s.duration_flows, s.speaker_channels)
+        self.emb_g = nn.Embedding(s.speakers, s.speaker_channels) if s.speakers else None
+
+    def speaker(self, sid: Tensor | None) -> Tensor | None:
+        """[batch] numbers of speakers to their embeddings [batch, speaker_channels, 1]."""
+        if self.emb_g is None or sid is None:
+            return None
+        found: Tensor = self.emb_g(sid)[..., None]
+        return found
+
+    def text(
+        self, tokens: Tensor, mask: Tensor, noise: Tensor, speaker: Tensor | None = None, length_scale: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[batch, tokens], their mask [batch, 1, tokens] and scaled normal `noise` [batch, 2, tokens] to the prior's
+        mean and log scale [batch, channels, frames] and the frames of each token [batch, tokens]."""
+        read, mean, log_scale = self.enc_p(tokens, mask)
+        lasts = torch.exp(self.dp(read, mask, noise, speaker)) * mask * length_scale
+        frames = torch.ceil(lasts)[:, 0].long()
+        path = expansion(frames, int(frames.sum(1).clamp(min=1).max()))
+        return mean @ path, log_scale @ path, frames
+
+    def forward(
+        self,
+        tokens: Tensor,
+        noise_scale: float = 0.667,
+        length_scale: float = 1.0,
+        noise_w: float = 0.8,
+        sid: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """One text's tokens [1, tokens] to samples [1, 1, samples] in -1..1."""
+        mask = torch.ones_like(tokens, dtype=torch.float32)[:, None]
+        noise = noise_w * torch.randn(1, 2, tokens.shape[1], generator=generator)
+        speaker = self.speaker(sid)
+        mean, log_scale, _ = self.text(tokens, mask, noise, speaker, length_scale)
+        drawn = torch.randn(mean.shape, generator=generator)
+        latent = self.flow(mean + drawn * torch.exp(log_scale) * noise_scale, torch.ones_like(mean[:, :1]), speaker)
+        made: Tensor = self.dec(latent, speaker)
+        return made
+
+
+def expansion(frames: Tensor, total: int) -> Tensor:
+    """[batch, tokens] numbers of frames to the 0/1 matrix [batch, tokens, total] that repeats each token so often."""
+    ends = frames.cumsum(1)[..., None]
+    at = torch.arange(total, device=frames.device)
+    return ((at < ends) & (at >= ends - frames[..., None])).float()
