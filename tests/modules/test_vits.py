@@ -106,5 +106,6 @@ def test_the_spline_is_monotonic_and_ends_in_the_identity() -> None:
 
 
 def test_tokens_are_repeated_as_often_as_they_last() -> None:
-    path = expansion(torch.tensor([[2, 0, 3]]), 6)
-    assert path[0].tolist() == [[1, 1, 0, 0, 0, 0], [0] * 6, [0, 0, 1, 1, 1, 0]]
+    path = expansion(torch.tensor([[2, 0, 3], [1, 1, 1]]))
+    assert path[0].tolist() == [[1, 1, 0, 0, 0], [0] * 5, [0, 0, 1, 1, 1]]
+    assert path[1].tolist() == [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0]]

@@ -112,7 +112,7 @@ def unspline(y: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor) -> Tens
     inside = (y >= -TAIL) & (y <= TAIL)
     xs, ys = _knots(widths), _knots(heights)
     slopes = F.pad(LEAST + F.softplus(slopes), (1, 1), value=1.0)  # the identity's slope at both ends
-    at = torch.searchsorted(ys[..., 1:-1].contiguous(), y.clamp(-TAIL, TAIL)[..., None].contiguous(), right=True)
+    at = (y[..., None] >= ys[..., 1:-1]).sum(-1, keepdim=True)  # the piece that y lies in
     x0, x1, y0, y1 = (t.gather(-1, at + k)[..., 0] for t in (xs, ys) for k in (0, 1))
     d0, d1 = (slopes.gather(-1, at + k)[..., 0] for k in (0, 1))
     slope = (y1 - y0) / (x1 - x0)

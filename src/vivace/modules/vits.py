@@ -71,7 +71,7 @@ class Vits(nn.Module):
         read, mean, log_scale = self.enc_p(tokens, mask)
         lasts = torch.exp(self.dp(read, mask, noise, speaker)) * mask * length_scale
         frames = torch.ceil(lasts)[:, 0].long()
-        path = expansion(frames, int(frames.sum(1).clamp(min=1).max()))
+        path = expansion(frames)
         return mean @ path, log_scale @ path, frames
 
     def forward(
@@ -94,8 +94,8 @@ class Vits(nn.Module):
         return made
 
 
-def expansion(frames: Tensor, total: int) -> Tensor:
-    """[batch, tokens] numbers of frames to the 0/1 matrix [batch, tokens, total] that repeats each token so often."""
+def expansion(frames: Tensor) -> Tensor:
+    """[batch, tokens] numbers of frames to the 0/1 matrix [batch, tokens, frames] that repeats each token so often."""
     ends = frames.cumsum(1)[..., None]
-    at = torch.arange(total, device=frames.device)
+    at = torch.arange(ends[:, -1].max().clamp(min=1), device=frames.device)
     return ((at < ends) & (at >= ends - frames[..., None])).float()
