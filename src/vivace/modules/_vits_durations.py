@@ -89,11 +89,11 @@ class StochasticDurations(nn.Module):
 
 
 class Durations(nn.Module):
-    def __init__(self, hidden: int, channels: int, kernel: int, flows: int, speaker: int) -> None:  # noqa: ARG002
+    def __init__(self, hidden: int, channels: int, kernel: int, speaker: int, least: float) -> None:
         super().__init__()
         self.conv_1 = nn.Conv1d(hidden, channels, kernel, padding=kernel // 2)
         self.conv_2 = nn.Conv1d(channels, channels, kernel, padding=kernel // 2)
-        self.norm_1, self.norm_2 = ChannelNorm(channels), ChannelNorm(channels)
+        self.norm_1, self.norm_2 = ChannelNorm(channels, least), ChannelNorm(channels, least)
         self.proj = nn.Conv1d(channels, 1, 1)
         self.cond = nn.Conv1d(speaker, hidden, 1) if speaker else None
 

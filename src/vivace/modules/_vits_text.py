@@ -12,12 +12,13 @@ from torch.nn import functional as F  # noqa: N812
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of [batch, channels, time]."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, least: float = 1e-5) -> None:
         super().__init__()
+        self.least = least  # added to the variance
         self.gamma, self.beta = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.transpose(1, 2), self.gamma.shape, self.gamma, self.beta, 1e-5).transpose(1, 2)
+        return F.layer_norm(x.transpose(1, 2), self.gamma.shape, self.gamma, self.beta, self.least).transpose(1, 2)
 
 
 class RelativeAttention(nn.Module):

@@ -39,6 +39,7 @@ class Shape:
     duration_filter: int = 192
     duration_kernel: int = 3
     duration_flows: int = 4
+    duration_least: float = 1e-5  # what the norms of deterministic durations add to the variance: Coqui's 1e-4
     speakers: int = 0
     speaker_channels: int = 0
 
@@ -52,8 +53,11 @@ class Vits(nn.Module):
             s.channels, s.hidden, s.flows, s.flow_layers, s.flow_kernel, s.flow_dilation, s.speaker_channels
         )
         self.dec = Generator(s.decoder)
-        kind = StochasticDurations if s.stochastic else Durations
-        self.dp = kind(s.hidden, s.duration_filter, s.duration_kernel, s.duration_flows, s.speaker_channels)
+        sizes = (s.hidden, s.duration_filter, s.duration_kernel)
+        if s.stochastic:
+            self.dp = StochasticDurations(*sizes, s.duration_flows, s.speaker_channels)
+        else:
+            self.dp = Durations(*sizes, s.speaker_channels, s.duration_least)
         self.emb_g = nn.Embedding(s.speakers, s.speaker_channels) if s.speakers else None
 
     def speaker(self, sid: Tensor | None) -> Tensor | None:
