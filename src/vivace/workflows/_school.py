@@ -22,7 +22,9 @@ from vivace.workflows._student_shape import StudentShape
 RATE, WARM, DECAY_FROM = 1e-3, 300, 0.55  # learning rate; steps of warm-up; share of the time after which it falls
 KEEP = 0.999  # of the running mean of the weights
 BATCH_STEPS, LONGEST = 1000, 260  # decoder steps of a batch, and of one row (longer sentences are cropped)
-HEARING = 0.5  # share of the rows that hear their own frames
+FREE_FROM = 0.4  # share of the time after which all rows hear themselves,
+ALL_OWN = 0.6  # and this share of them hear nothing else
+NOISE = 0.15  # standard deviations, on the frames that the student is given as its own
 SAVE_EVERY = 60.0
 
 
@@ -45,6 +47,7 @@ class Batch:
     token_mask: Tensor
     durations: Tensor
     prior: Tensor
+    before: Tensor
     reader: Tensor
     phase: Tensor
     frames: Tensor
@@ -85,7 +88,7 @@ class School:
             fall = 1.0 if share < DECAY_FROM else max(0.02, (1 - share) / (1 - DECAY_FROM))
             for group in self._optimizer.param_groups:
                 group["lr"] = RATE * min(1.0, (self.count + 1) / WARM) * fall
-            losses = self._learn(next(self._batches))
+            losses = self._learn(next(self._batches), share)
             for name, value in losses.items():
                 running[name] = 0.98 * running.get(name, value) + 0.02 * value
             self.count += 1
@@ -96,12 +99,15 @@ class School:
                 self._save()
                 saved = time.monotonic()
 
-    def _learn(self, batch: Batch) -> dict[str, float]:
+    def _learn(self, batch: Batch, share: float) -> dict[str, float]:
         student = self.student
         with torch.autocast("cpu", torch.bfloat16):
             read, lasts = student.read(batch.tokens, batch.token_mask)
             memory = student.remember(read, batch.durations)
-            before = self._own(batch, memory)
+            before = batch.before
+            if share > 0.03:
+                before = self._own(batch, memory, share)
+            before = before + NOISE * torch.rand(before.shape[0], 1, 1) * torch.randn_like(before)
             frames = student.speak(memory, batch.token_mask, before, batch.reader, batch.phase)
             prior = student.prior(read)
         frames, lasts, prior = (t.float() for t in (frames, lasts, prior))
@@ -127,19 +133,27 @@ class School:
         named = {"frames": near, "heard": heard_loss, "durations": lasts_loss, "prior": prior_loss}
         return {name: float(value.detach()) for name, value in named.items()}
 
-    def _own(self, batch: Batch, memory: Tensor) -> Tensor:
-        """What each row hears of itself: half of them nothing, the others what they say then. Given the teacher's
-        frames instead, a student leans on them, and is carried away by its own errors when it speaks alone (compare
-        Bengio et al. 2015)."""
-        before = torch.zeros(*batch.frames.shape)
-        rows = torch.rand(len(before)) < HEARING
-        if rows.any():
+    def _own(self, batch: Batch, memory: Tensor, share: float) -> Tensor:
+        """Half of the rows get some of their own frames in place of the teacher's (scheduled sampling, Bengio 2015);
+        later all, most of them nothing else, and what they say after their own frames: two passes come nearer to
+        speaking freely than one."""
+        late = share > FREE_FROM
+        rows = torch.randperm(len(memory))[: len(memory) if late else max(1, len(memory) // 2)]
+        part = torch.rand(len(rows), 1, 1) * min(1.0, share / 0.3)
+        if late:
+            part[torch.rand(len(rows)) < ALL_OWN] = 1.0
+        own = torch.rand(len(rows), batch.before.shape[1], 1) < part
+        memory, mask, true, reader, phase = (
+            tensor[rows] for tensor in (memory, batch.token_mask, batch.before, batch.reader, batch.phase)
+        )
+        given = true
+        for _ in range(1 + late):
             with torch.no_grad():
-                said = self.student.speak(
-                    memory[rows], batch.token_mask[rows], before[rows], batch.reader[rows], batch.phase[rows]
-                )
-            before[rows, 1:] = said[:, :-1].float()
-        return before
+                said = self.student.speak(memory, mask, given, reader, phase)
+            given = torch.where(own, torch.cat([true[:, :1], said[:, :-1].float()], 1), true)
+        mixed = batch.before.clone()
+        mixed[rows] = given
+        return mixed
 
     def _steps(self, lesson: Lesson) -> dict[str, Array]:
         """The lesson in steps of frames_per_step frames, the last one padded with its last frame."""
@@ -182,7 +196,7 @@ class School:
         steps = min(LONGEST, max(len(lesson["frames"]) for lesson in lessons))
         shapes: dict[str, tuple[int, ...]] = {
             "tokens": (tokens,), "token_mask": (tokens,), "durations": (tokens,), "prior": (tokens, self.shape.mels),
-            "reader": (steps,), "phase": (steps, 2), "frames": (steps, each),
+            "before": (steps, each), "reader": (steps,), "phase": (steps, 2), "frames": (steps, each),
             "mask": (steps,),
         }  # fmt: skip
         whole = {"tokens", "reader"}
@@ -198,6 +212,9 @@ class School:
             made["tokens"][k, :n], made["token_mask"][k, :n], made["prior"][k, :n] = lesson["ids"], 1, lesson["prior"]
             made["durations"][k, :n] = lesson["durations"]
             made["frames"][k, :count] = lesson["frames"][part]
+            made["before"][k, 1:count] = lesson["frames"][first : first + count - 1]
+            if first:
+                made["before"][k, 0] = lesson["frames"][first - 1]
             made["reader"][k, :count], made["phase"][k, :count] = lesson["reader"][part], lesson["phase"][part]
             made["mask"][k, :count] = 1
         return Batch(**{name: torch.from_numpy(array) for name, array in made.items()})
