@@ -24,6 +24,7 @@ _WHERE = {
     "open_bundle": "vivace.core.bundle",
     "optimize": "vivace.workflows.optimize",
     "profile": "vivace.workflows.profile",
+    "serve": "vivace.server.process",
     "synthesize": "vivace.workflows.synthesize",
     "write_report": "vivace.workflows.report",
 }
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from vivace.core.report import Report as Report
     from vivace.core.speech import Request as Request
     from vivace.engine.engine import Engine as Engine
+    from vivace.server.process import serve as serve
     from vivace.workflows.benchmark import benchmark as benchmark
     from vivace.workflows.evaluate import evaluate as evaluate
     from vivace.workflows.export import export as export

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,9 +34,13 @@ def voice(make_toy: Callable[..., Bundle]) -> Path:
     ("words", "message"),
     [
         (["nowhere"], "nowhere"),
-        (["joe="], "names no bundle"),
+        (["joe="], "lacks a name or a bundle"),
+        (["=VOICE"], "lacks a name or a bundle"),
+        (["VOICE", "--patience", "-1"], "--patience is -1"),
+        (["VOICE", "--wyoming", "99999"], "port 99999 is none"),
+        (["VOICE", "--host", "300.1.1.1"], "300.1.1.1 port 8000 cannot be had"),
         (["VOICE", "--queue", "0"], "--queue is 0"),
-        (["VOICE", "--port", "70000"], "--port is 70000"),
+        (["VOICE", "--port", "70000"], "port 70000 is none"),
         (["a=VOICE", "a=VOICE"], "two models have the same name"),
         (["VOICE", "--memory", "lots"], "--memory is 'lots'; write a size such as 800M or 2G"),
         (["VOICE", "--keys", "nowhere.txt"], "nowhere.txt cannot be read"),
@@ -48,7 +53,7 @@ def test_wrong_arguments(voice: Path, capsys: Any, words: list[str], message: st
 
 def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys"
-    file.write_text("one\n\n two \n", encoding="utf-8")
+    file.write_text("one\n\n # a comment\n two \n", encoding="utf-8")
     assert serve._keys(file) == ("one", "two")
     file.write_text("\n", encoding="utf-8")
     with pytest.raises(UsageError, match="holds no key"):
@@ -57,6 +62,18 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: p
     assert serve._keys(None) == ()
     monkeypatch.setenv("VIVACE_API_KEY", "three")
     assert serve._keys(None) == ("three",)
+    monkeypatch.setenv("VIVACE_API_KEY", "")
+    with pytest.raises(UsageError, match="VIVACE_API_KEY is empty"):
+        serve._keys(None)
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(voice: Path, capfd: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for words in (["--port", port], ["--port", "0", "--wyoming", port]):
+            assert main(["serve", str(voice), *words]) == 2
+            error = capfd.readouterr().err
+            assert f"127.0.0.1 port {port} cannot be had" in error and "Traceback" not in error
 
 
 def test_what_cannot_start_is_one_line(voice: Path, tmp_path: Path, capfd: Any) -> None:

@@ -225,6 +225,22 @@ def test_a_late_word_of_a_dead_process_does_not_end_the_new_one() -> None:
     assert first.starts == 0 and c.variants[0].breaker.state == "closed"
 
 
+def test_a_death_is_one_failure_however_many_hear_of_it() -> None:
+    told: list[str] = []
+    runner = Fake(Died("gone"), up=True)
+    runner.refuses = 1
+
+    async def run() -> None:
+        c = chain(runner, Fake(*GOOD), told=lambda variant, reason: told.append(variant))
+        runner.alive = False
+        runner.died()
+        c._fail(c.variants[0], Died("gone"))
+        assert told == ["v0"]
+        await c.stop()
+
+    asyncio.run(run())
+
+
 def test_a_resting_variant_is_not_asked() -> None:
     first, second = Fake(NOTHING), Fake(*GOOD)
     c = chain(first, second)

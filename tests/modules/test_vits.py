@@ -14,10 +14,9 @@ from vivace.core import registry  # noqa: E402
 from vivace.core.bundle import Bundle  # noqa: E402
 from vivace.core.errors import ModelError  # noqa: E402
 from vivace.core.stage import RuntimeOptions  # noqa: E402
-from vivace.modules import _vits_onnx  # noqa: E402
 from vivace.modules._vits_durations import BINS, TAIL, unspline  # noqa: E402
 from vivace.modules.hifigan import Generator, GeneratorShape  # noqa: E402
-from vivace.modules.vits import Shape, Vits, expansion  # noqa: E402
+from vivace.modules.vits import Shape, Vits, expansion, from_onnx  # noqa: E402
 
 CLOSE = 1e-4
 DECODER = GeneratorShape(6, (8, 4, 4), (4, 2), (8, 4), (3, 5), ((1, 2), (1, 3)))
@@ -25,10 +24,7 @@ DECODER = GeneratorShape(6, (8, 4, 4), (4, 2), (8, 4), (3, 5), ((1, 2), (1, 3)))
 
 @pytest.fixture(scope="module")
 def module(real_voice: Bundle) -> Any:
-    shape, weights = _vits_onnx.read(onnx.load(real_voice.file(stage.file)) for stage in real_voice.stages)
-    made = Vits(shape).eval()
-    made.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
-    return made
+    return from_onnx(onnx.load(real_voice.file(stage.file)) for stage in real_voice.stages)
 
 
 @pytest.mark.voice
@@ -60,7 +56,7 @@ def test_every_stage_says_what_the_exported_graph_says(real_voice: Bundle, modul
 def test_a_graph_that_is_no_voice() -> None:
     model = onnx.helper.make_model(onnx.helper.make_graph([], "nothing", [], []))
     with pytest.raises(ModelError, match="no VITS voice as it was exported"):
-        _vits_onnx.read([model])
+        from_onnx([model])
 
 
 @pytest.mark.parametrize("stochastic", [True, False])

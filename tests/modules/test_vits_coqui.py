@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from vivace.core.errors import ModelError  # noqa: E402
 from vivace.modules import _vits_coqui as coqui  # noqa: E402
-from vivace.modules.vits import Vits  # noqa: E402
+from vivace.modules.vits import Vits, from_coqui  # noqa: E402
 
 SMALL = {
     "num_chars": 30, "hidden_channels": 8, "hidden_channels_ffn_text_encoder": 12, "num_layers_text_encoder": 1,
@@ -58,10 +58,10 @@ def test_there_and_back(spelling: tuple[str, str], more: dict[str, Any], names: 
             stored[name.removesuffix(".weight") + length] = norm
             stored[name.removesuffix(".weight") + direction] = 3 * value
     training = {"disc.nets.0.weight", "posterior_encoder.pre.weight", "duration_predictor.flows.1.pre.weight"}
-    found = coqui.read({**stored, **dict.fromkeys(training, np.zeros(1))})
+    found = from_coqui(config(**more), {**stored, **dict.fromkeys(training, np.zeros(1))}).state_dict()
     assert set(found) == set(own)
     for name, value in own.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(found[name].numpy(), value, rtol=1e-6, atol=1e-7)
     again = coqui.shape({"model": "vits", "model_args": coqui.model_args(shape)})
     assert again == shape
 
@@ -77,3 +77,21 @@ def test_there_and_back(spelling: tuple[str, str], more: dict[str, Any], names: 
 def test_what_is_no_plain_vits(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         coqui.shape(wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("flow.flows.1.post.bias"), r"flow.flows.2.post.bias is missing: the settings ask for \(4,\)"),
+        (
+            lambda w: w.update({"text_encoder.emb.weight": np.zeros((31, 8), np.float32)}),
+            r"enc_p.emb.weight is \(31, 8\); the settings ask for \(30, 8\)",
+        ),
+        (lambda w: w.update({"emb_g.weight": np.zeros((2, 4), np.float32)}), "emb_g.weight belongs to nothing"),
+    ],
+)
+def test_weights_and_settings_that_do_not_fit(change: Any, message: str) -> None:
+    stored = coqui.write({n: v.numpy() for n, v in Vits(coqui.shape(config())).state_dict().items()})
+    change(stored)
+    with pytest.raises(ModelError, match=message):
+        from_coqui(config(), stored)

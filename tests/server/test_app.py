@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,21 @@ def test_a_full_queue_sends_away_and_loses_nothing(make_variant: Make) -> None:
         assert ask(served).status_code == 200
 
 
+def test_metrics_say_who_speaks_and_who_waits(make_variant: Make) -> None:
+    with serving(Settings({"toy": [make_variant("one")]}, cores=1)) as served:
+        one = {"model": "toy", "variant": "one"}
+        clients = [threading.Thread(target=ask, args=(served, LONG)) for _ in range(12)]
+        for thread in clients:
+            thread.start()
+        until(lambda: metric(served, "vivace_variant_queue", **one) > 2)
+        assert metric(served, "vivace_variant_slots", **one) == 1 >= metric(served, "vivace_variant_batch", **one)
+        for thread in clients:
+            thread.join()
+        until(
+            lambda: metric(served, "vivace_variant_batch", **one) == metric(served, "vivace_variant_queue", **one) == 0
+        )
+
+
 def test_a_deadline_ends_what_waits(make_variant: Make) -> None:
     with serving(Settings({"toy": [make_variant("slow")]}, deadline=0.02, cores=1)) as served:
         found = ask(served, LONG, response_format="wav")
@@ -113,12 +129,14 @@ def test_keys(make_variant: Make) -> None:
     with serving(Settings({"toy": [make_variant("one")]}, keys=("first", "second"))) as served:
         for headers, status in [
             ({}, 401), ({"Authorization": "Bearer wrong"}, 401), ({"Authorization": "Bearer second"}, 200),
-            ({"Authorization": "Bearer"}, 401),
+            ({"Authorization": "Bearer"}, 401), ({"Authorization": "second"}, 401),
+            ({"Authorization": "bearer first"}, 200),
         ]:  # fmt: skip
             answer = ask(served, headers=headers)
             assert answer.status_code == status
             if status == 401:
                 assert answer.json()["error"]["type"] == "authentication_error"
+                assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert httpx.get(f"{served.url}/v1/models").status_code == 401
         assert httpx.get(f"{served.url}/health/ready").status_code == 200
 

@@ -169,6 +169,7 @@ def test_a_body_that_is_no_request(served: Served, content: bytes, kind: str) ->
     answer = httpx.post(f"{served.url}/v1/audio/speech", content=content, headers={"Content-Type": kind}, timeout=60)
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert ("Content-Type: application/json" in answer.json()["error"]["message"]) == (kind == "text/plain")
 
 
 def test_the_answer_says_who_spoke(served: Served) -> None:

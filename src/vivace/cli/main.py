@@ -76,11 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VivaceError as error:
         return _complain(str(error), error.exit_code, args.json)
     except KeyboardInterrupt:
-        return _complain(
-            "interrupted; nothing was left half-written (optimize goes on where it was: run it again)",
-            EXIT_INTERRUPTED,
-            args.json,
-        )
+        return _complain("interrupted" if verb == "serve" else INTERRUPTED, EXIT_INTERRUPTED, args.json)
     except BrokenPipeError:  # the reader of our standard output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE

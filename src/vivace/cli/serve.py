@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import re
-import signal
 from pathlib import Path
-from typing import Any
 
 from vivace.cli._common import find_bundle
 from vivace.core.errors import EXIT_OK, MissingDependency, UsageError
@@ -23,6 +20,7 @@ HELP = """Serves bundles over HTTP as OpenAI's speech interface does: any of its
   curl localhost:8000/v1/audio/speech -d '{"model": "joe", "input": "Hello.", "response_format": "wav"}' \\
     -H 'Content-Type: application/json' -o hello.wav
 
+A model without NAME= is called as its voice is. The port answers when every model has spoken once.
 Keys: put them into a file, one a line, and name it with --keys; clients send Authorization: Bearer KEY.
 /health/ready, /metrics (Prometheus), /docs (the interface).
 """
@@ -59,55 +57,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        import uvicorn
-
-        from vivace.server.app import create_app, running
+        from vivace.server.process import serve
+        from vivace.server.service import Settings
     except ImportError as error:
         raise MissingDependency(error.name or "fastapi", "serve") from None
-    from vivace.server.service import Settings
 
     if args.queue < 1:
         raise UsageError(f"--queue is {args.queue}; it must be at least 1")
-    if not 0 <= args.port < 65_536:
-        raise UsageError(f"--port is {args.port}; it must lie between 0 and 65535")
+    for name in ("cores", "patience", "deadline", "shed_above", "per_minute"):
+        if getattr(args, name) < 0:
+            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name):g}; it must not lie below 0")
     settings = Settings(
         models=dict(_chain(text) for text in args.models), queue=args.queue, cores=args.cores, patience=args.patience,
         deadline=args.deadline, megabytes=_megabytes(args.memory), keys=_keys(args.keys), per_minute=args.per_minute,
-        origins=tuple(args.origin), log_text=args.log_text,
-        shed_above=args.shed_above, wyoming=(args.host, args.wyoming) if args.wyoming is not None else None,
+        origins=tuple(args.origin), log_text=args.log_text, shed_above=args.shed_above,
     )  # fmt: skip
     if len(settings.models) < len(args.models):
         raise UsageError("two models have the same name; name them: NAME=BUNDLE")
     logging.basicConfig(
         level=logging.WARNING if args.quiet else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app, host=args.host, port=args.port, log_config=None, access_log=False, server_header=False, lifespan="off",
-        timeout_graceful_shutdown=20, timeout_keep_alive=15, ws_max_size=65_536,
-    )  # fmt: skip
-
-    class Server(uvicorn.Server):
-        async def shutdown(self, sockets: Any = None) -> None:
-            app.state.service.stopping = True  # nothing new, by any door, from now on
-            await super().shutdown(sockets)
-
-    async def serve() -> None:
-        # By hand, not as the application's lifespan: what goes wrong is then one line, not uvicorn's traceback.
-        async with running(app.state.service):
-            for name in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises again what it was stopped by
-                signal.signal(name, signal.SIG_IGN)
-            await Server(config).serve()
-
-    asyncio.run(serve())
+    serve(settings, args.host, args.port, args.wyoming)
     return EXIT_OK
 
 
 def _chain(text: str) -> tuple[str, list[Path]]:
-    name, _, bundles = text.rpartition("=")
+    name, equals, bundles = text.rpartition("=")
     found = [find_bundle(part) for part in bundles.split(",") if part]
-    if not found:
-        raise UsageError(f"{text!r} names no bundle; give [NAME=]BUNDLE[,BUNDLE...]")
+    if not found or (equals and not name):
+        raise UsageError(f"{text!r} lacks a name or a bundle; give [NAME=]BUNDLE[,BUNDLE...]")
     return name or found[0].name, [bundle.path for bundle in found]
 
 
@@ -121,10 +99,15 @@ def _megabytes(size: str | None) -> float:
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:
+    """Raises UsageError where keys are asked for and there are none: a server that is open by mistake is the worst."""
     if file is None:
-        return tuple(key for key in [os.environ.get("VIVACE_API_KEY", "")] if key)
+        key = os.environ.get("VIVACE_API_KEY")
+        if key is not None and not key.strip():
+            raise UsageError("VIVACE_API_KEY is empty; give it a key, or unset it to serve without keys")
+        return (key.strip(),) if key else ()
     try:
-        found = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        found = tuple(line for line in lines if line and not line.startswith("#"))
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
     if not found:

@@ -49,6 +49,11 @@ class Plan:
     threads: int
     batch: int
 
+    @property
+    def slots(self) -> int:
+        """Requests that are spoken at once."""
+        return self.workers * self.batch
+
     @classmethod
     def of(cls, bundle: Bundle, most: int = 0) -> Plan:
         """One worker for each core. Models that move in steps have one worker with all cores: rows that share a step

@@ -7,11 +7,15 @@ encoder, discriminators) is not here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vivace.core.errors import ModelError
+from vivace.core.stage import Array
 from vivace.modules._vits_durations import Durations, StochasticDurations
 from vivace.modules._vits_flow import Flow
 from vivace.modules._vits_text import TextEncoder
@@ -96,6 +100,36 @@ class Vits(nn.Module):
         latent = self.flow(mean + drawn * torch.exp(log_scale) * noise_scale, torch.ones_like(mean[:, :1]), speaker)
         made: Tensor = self.dec(latent, speaker)
         return made
+
+
+def from_onnx(models: Iterable[Any]) -> Vits:
+    """The voice of exported ONNX graphs, whole or cut into stages. Raises ModelError if they are no VITS voice as
+    PyTorch exports it."""
+    from vivace.modules._vits_onnx import read
+
+    return _filled(*read(models))
+
+
+def from_coqui(config: Mapping[str, Any], weights: Mapping[str, Array]) -> Vits:
+    """The voice of a Coqui `config.json` and the weights of its checkpoint. Raises ModelError if it is no plain VITS,
+    or the two do not fit, naming the first weight that does not."""
+    from vivace.modules._vits_coqui import read, shape
+
+    return _filled(shape(config), read(weights))
+
+
+def _filled(shape: Shape, weights: Mapping[str, Array]) -> Vits:
+    made = Vits(shape)
+    wanted = {name: tuple(value.shape) for name, value in made.state_dict().items()}
+    for name, size in wanted.items():
+        if name not in weights:
+            raise ModelError(f"the weight {name} is missing: the settings ask for {size}")
+        if weights[name].shape != size:
+            raise ModelError(f"the weight {name} is {weights[name].shape}; the settings ask for {size}")
+    if extra := sorted(set(weights) - set(wanted)):
+        raise ModelError(f"the weight {extra[0]} belongs to nothing that the settings ask for")
+    made.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+    return made.eval()
 
 
 def expansion(frames: Tensor) -> Tensor:

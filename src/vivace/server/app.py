@@ -60,9 +60,8 @@ async def running(service: Service) -> AsyncIterator[None]:
         if service.settings.wyoming:
             from vivace.server import wyoming
 
-            host, port = service.settings.wyoming
-            server = await wyoming.start(service, host, port)
-            log.info("Wyoming on %s port %d", host, server.sockets[0].getsockname()[1])
+            server = await wyoming.start(service, service.settings.wyoming)
+            log.info("Wyoming on %s port %d", *server.sockets[0].getsockname()[:2])
         yield
     finally:
         if server:
@@ -119,7 +118,9 @@ def _add_errors(app: FastAPI) -> None:
         return answer(error)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:  # noqa: ARG001
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
+            return answer(ApiError(400, "send JSON, and say so: Content-Type: application/json"))
         return answer(problem(list(error.errors())))
 
     @app.exception_handler(HTTPException)

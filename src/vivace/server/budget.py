@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 class _Place:
     """`megabytes`: what its processes hold at most, as measured when they warmed up; 0 while that is not known."""
 
+    name: str
     chain: Chain
     megabytes: float = 0.0
     loaded: bool = False
@@ -34,7 +35,7 @@ class Budget:
     """`megabytes` (10^6 bytes) for this process and those of all variants; 0 is any amount."""
 
     def __init__(self, chains: Mapping[str, Chain], megabytes: float = 0.0) -> None:
-        self._places = {name: _Place(chain) for name, chain in chains.items()}
+        self._places = {name: _Place(name, chain) for name, chain in chains.items()}
         self._megabytes = megabytes
         self._loading = asyncio.Lock()
 
@@ -114,4 +115,4 @@ class Budget:
             oldest = min(idle, key=lambda p: p.used)
             oldest.loaded = False
             await oldest.chain.stop()
-            log.info("a model was unloaded: %.0f MB", oldest.megabytes)
+            log.info("unloaded %s: %.0f MB", oldest.name, oldest.megabytes)

@@ -67,7 +67,8 @@ class Guard:
         """Its key, or its address where no keys are asked for. Raises ApiError."""
         if not self._keys:
             return str((scope.get("client") or ("", 0))[0])
-        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip()
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        given = given.strip() if scheme.lower() == b"bearer" else b""
         matches = [hmac.compare_digest(given, key) for key in self._keys]  # all of them: time tells nothing
         if not any(matches):
             raise ApiError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 import uuid
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
@@ -21,9 +22,10 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from vivace.core import registry
 from vivace.core.audio import Audio
-from vivace.core.errors import VivaceError
+from vivace.core.errors import TextError, VivaceError
 from vivace.core.speech import FIRST_CHUNK, Request
 from vivace.server.encode import PCM_RATE, encoder
+from vivace.server.metrics import Stopwatch
 from vivace.server.service import Model, Service
 from vivace.server.wire import ApiError, Format, problem
 
@@ -79,15 +81,24 @@ class Cutter:
 
 async def said(service: Service, model: Model, request: Request) -> AsyncGenerator[Audio, None]:
     """The audio of one sentence; nothing for one that holds no speech, such as a lone bracket."""
+    watch, outcome = Stopwatch(service.metrics, model.name, time.perf_counter()), "cancelled"
     try:
         async with contextlib.aclosing(service.speak(model, request)) as events:
-            async for _, event in events:
+            async for variant, event in events:
                 if event.audio is not None:
+                    watch.chunk(variant, event.audio.seconds, time.perf_counter())
                     yield event.audio
+        outcome = "ok"
     except VivaceError as error:
+        outcome = "refused" if isinstance(error, TextError) else "broken"
         if not any(letter.isalnum() for letter in request.text):
             return
         raise ApiError(500, str(error)) from None
+    except ApiError:
+        outcome = "error"
+        raise
+    finally:
+        watch.end(outcome, time.perf_counter())
 
 
 class Reading:

@@ -25,6 +25,9 @@ class Metrics:
         self.audio = Counter("vivace_audio_seconds", "Seconds of speech made.", by, registry=r)
         self.fallbacks = Counter("vivace_variant_failures", "Times that a variant was left.", by, registry=r)
         self.live = Gauge("vivace_live_requests", "Requests that are waiting or speaking.", registry=r)
+        self.slots = Gauge("vivace_variant_slots", "Requests that it can speak at once.", by, registry=r)
+        self.batch = Gauge("vivace_variant_batch", "Requests that it speaks now.", by, registry=r)
+        self.queue = Gauge("vivace_variant_queue", "Requests that wait for a place in it.", by, registry=r)
         self.breaker = Gauge("vivace_breaker_state", "0 closed, 1 half open, 2 open.", by, registry=r)
         self.up = Gauge("vivace_variant_up", "1 if the variant's process is running.", by, registry=r)
         self.memory = Gauge("vivace_variant_memory_bytes", "Resident memory of the variant's process.", by, registry=r)
@@ -53,6 +56,9 @@ class Stopwatch:
         self._last = now
         self._played += seconds
         m.audio.labels(*labels).inc(seconds)
+
+    def told(self, now: float) -> str:
+        return f"{self._played:.1f} s of audio in {now - self._arrived:.2f} s"
 
     def end(self, outcome: str, now: float) -> None:
         m = self._metrics

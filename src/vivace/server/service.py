@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import socket
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,8 +38,8 @@ class Settings:
     """`models`: name to the bundles that may speak it, best first. `queue`: requests that wait or speak, above which
     new ones are sent away. `patience`: see Chain. `keys`: if any, a request must bring one. `per_minute`: requests of
     one client (0: any number). `deadline`: seconds after which a request that still waits for audio is
-    ended (0: never). `origins`: of web pages that may call (CORS). `wyoming`: host and port of
-    that protocol. `megabytes`: memory for the server and all its processes (0: any); see Budget.
+    ended (0: never). `origins`: of web pages that may call (CORS). `wyoming`: a bound
+    socket for that protocol. `megabytes`: memory for the server and all its processes (0: any); see Budget.
     `stall_seconds`: after which a client that reads nothing is cut off. `shed_above`: requests of a model with which
     its fastest variant speaks first (0: never)."""
 
@@ -56,7 +57,7 @@ class Settings:
     log_text: bool = False
     megabytes: float = 0.0
     shed_above: int = 0
-    wyoming: tuple[str, int] | None = None
+    wyoming: socket.socket | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ class Service:
         self.settings, self.metrics = settings, Metrics()
         self.models = {name: self._model(name, paths) for name, paths in settings.models.items()}
         self.budget = Budget({name: model.chain for name, model in self.models.items()}, settings.megabytes)
-        self.stopping = False
+        self.stopping, self.grace = False, 5.0
         self._live = 0
         self._seconds = 1.0  # that a request takes, on average of the last ones
         self.metrics.live.set_function(lambda: self._live)
@@ -113,6 +114,9 @@ class Service:
             self.metrics.breaker.labels(name, v.name).set_function(partial(_state, v))
             self.metrics.up.labels(name, v.name).set_function(partial(_up, v))
             self.metrics.memory.labels(name, v.name).set_function(partial(_memory, v))
+            self.metrics.slots.labels(name, v.name).set(v.runner.plan.slots)
+            self.metrics.batch.labels(name, v.name).set_function(partial(_batch, v))
+            self.metrics.queue.labels(name, v.name).set_function(partial(_queue, v))
         above = self.settings.shed_above
         chain = Chain(
             variants, patience=self.settings.patience, pressure=above, fastest=fastest(name, bundles) if above else 0,
@@ -127,11 +131,11 @@ class Service:
             await self.budget.stop()
             raise
 
-    async def stop(self, grace: float = 5.0) -> None:
-        """Ends what speaks within `grace` seconds, then all processes."""
+    async def stop(self) -> None:
+        """Lets what speaks end within `grace` seconds, then ends all processes."""
         self.stopping = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
+            async with asyncio.timeout(self.grace):
                 while self._live:
                     await asyncio.sleep(0.05)
         await self.budget.stop()
@@ -159,9 +163,8 @@ class Service:
             raise ApiError(503, "the server is shutting down", code="shutting_down", retry=5)
         if self._live >= self.settings.queue:
             wait = max(1, math.ceil(self._seconds))
-            raise ApiError(
-                503, f"{self._live} requests are waiting or speaking; try again", code="queue_full", retry=wait
-            )
+            message = f"as many requests as --queue allows ({self._live}) are waiting or speaking; try again"
+            raise ApiError(503, message, code="queue_full", retry=wait)
         self._live += 1
         begun = time.monotonic()
         end = asyncio.get_running_loop().time() + (self.settings.deadline or math.inf)
@@ -197,6 +200,14 @@ def _state(variant: Variant) -> float:
 
 def _up(variant: Variant) -> float:
     return float(variant.runner.alive)
+
+
+def _batch(variant: Variant) -> float:
+    return min(variant.runner.pending, variant.runner.plan.slots)
+
+
+def _queue(variant: Variant) -> float:
+    return variant.runner.pending - _batch(variant)
 
 
 def _memory(variant: Variant) -> float:

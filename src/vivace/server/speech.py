@@ -101,7 +101,8 @@ async def _pieces(
                 if event.audio is not None:
                     watch.chunk(variant, event.audio.seconds, time.perf_counter())
                     yield variant, event.audio
-                _log_end(asked, variant, event)
+                if event.done:
+                    log.info("%s: %s by %s, %s", asked.id, event.reason, variant, watch.told(time.perf_counter()))
         outcome = "ok"
     except TextError as error:
         outcome = "refused"
@@ -114,11 +115,6 @@ async def _pieces(
         raise
     finally:
         watch.end(outcome, time.perf_counter())
-
-
-def _log_end(asked: Asked, variant: str, event: Event) -> None:
-    if event.done:
-        log.info("%s: %s by %s", asked.id, event.reason, variant)
 
 
 async def _unless_gone(pieces: AsyncGenerator[tuple[str, Audio], None], request: Request) -> tuple[str, Audio] | None:

@@ -76,6 +76,8 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
+        if self.status == 401:
+            return {"WWW-Authenticate": "Bearer"}
         return {} if self.retry is None else {"Retry-After": str(self.retry)}
 
     def body(self) -> dict[str, Any]:

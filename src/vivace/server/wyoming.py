@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import uuid
 from typing import Any
 
@@ -37,8 +38,8 @@ MOST_CHARACTERS = 20_000  # of a text that comes whole
 log = logging.getLogger(__name__)
 
 
-async def start(service: Service, host: str, port: int) -> asyncio.Server:
-    """Listens; the handlers share the service with HTTP."""
+async def start(service: Service, listening: socket.socket) -> asyncio.Server:
+    """The handlers share the service with HTTP."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -48,7 +49,7 @@ async def start(service: Service, host: str, port: int) -> asyncio.Server:
             log.info("a client that speaks no Wyoming: %r", error)
 
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: asyncio.StreamReaderProtocol(_Reader(limit=MOST), serve), host, port)
+    return await loop.create_server(lambda: asyncio.StreamReaderProtocol(_Reader(limit=MOST), serve), sock=listening)
 
 
 class _Reader(asyncio.StreamReader):

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from vivace.core.contracts import Progress
 from vivace.core.stage import Array
+from vivace.workflows._ear import Ear
 from vivace.workflows._lessons import Lesson
 from vivace.workflows._student import Student
 from vivace.workflows._student_shape import StudentShape
@@ -25,6 +26,8 @@ BATCH_STEPS, LONGEST = 1000, 260  # decoder steps of a batch, and of one row (lo
 FREE_FROM = 0.4  # share of the time after which all rows hear themselves,
 ALL_OWN = 0.6  # and this share of them hear nothing else
 NOISE = 0.15  # standard deviations, on the frames that the student is given as its own
+HEARD_FROM = 0.6  # share of the time after which an ear listens: to CROP frames of HEARD_ROWS rows
+CROP, HEARD_ROWS, EAR = 32, 8, 0.5  # and what it finds counts so much
 SAVE_EVERY = 60.0
 
 
@@ -56,14 +59,16 @@ class Batch:
 
 class School:
     """`first_layer` is the vocoder's first convolution [out, channels, kernel]: what it makes of an error is what the
-    voice hears of it."""
+    voice hears of it; `decoder`: all of the vocoder as a module, or None."""
 
     def __init__(
-        self, shape: StudentShape, lessons: Sequence[Lesson], first_layer: Array, folder: Path, seed: int = 0
-    ) -> None:
+        self, shape: StudentShape, lessons: Sequence[Lesson], first_layer: Array, folder: Path, seed: int = 0,
+        decoder: Any = None,
+    ) -> None:  # fmt: skip
         torch.manual_seed(seed)
         self.shape, self.folder = shape, folder
         self.scale = Scale.of(lessons)
+        self._ear = Ear(decoder, self.scale.mean, self.scale.std) if decoder is not None else None
         self._lessons = [self._steps(lesson) for lesson in lessons]
         self._rng = np.random.default_rng(seed)
         self._first = torch.from_numpy(first_layer * self.scale.std[None, :, None]).float()
@@ -122,6 +127,12 @@ class School:
         prior_loss = ((prior - batch.prior).abs().mean(-1) * tokens).sum()
         lasts_loss = ((lasts - batch.durations.log1p()).abs() * tokens).sum()
         loss = near + heard_loss + lasts_loss + 0.5 * prior_loss
+        named = {"frames": near, "heard": heard_loss, "durations": lasts_loss, "prior": prior_loss}
+        if self._ear and share > HEARD_FROM:
+            crops = self._crops(batch, frames)
+            if crops is not None:
+                named["ear"] = self._ear.distance(*crops)
+                loss = loss + EAR * named["ear"]
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -130,8 +141,20 @@ class School:
         with torch.no_grad():
             for name, value in student.state_dict().items():
                 self.mean[name].lerp_(value, 1 - keep)
-        named = {"frames": near, "heard": heard_loss, "durations": lasts_loss, "prior": prior_loss}
         return {name: float(value.detach()) for name, value in named.items()}
+
+    def _crops(self, batch: Batch, frames: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The same CROP frames of some rows [rows, CROP, mels], as said and as they should be; None if all are short."""
+        each = self.shape.frames_per_step
+        counts = batch.mask.sum(1).long() * each
+        rows = torch.nonzero(counts >= CROP)[:, 0]
+        rows = rows[torch.randperm(len(rows))[:HEARD_ROWS]]
+        if not len(rows):
+            return None
+        starts = (torch.rand(len(rows)) * (counts[rows] - CROP + 1)).long()
+        at = (starts[:, None] + torch.arange(CROP))[..., None].expand(-1, -1, self.shape.mels)
+        said, true = (t[rows].unflatten(-1, (each, -1)).flatten(1, 2).gather(1, at) for t in (frames, batch.frames))
+        return said, true
 
     def _own(self, batch: Batch, memory: Tensor, share: float) -> Tensor:
         """Half of the rows get some of their own frames in place of the teacher's (scheduled sampling, Bengio 2015);

@@ -54,7 +54,7 @@ def distill(
         import torch  # noqa: F401
     except ImportError:
         raise MissingDependency("torch", "torch") from None
-    from vivace.workflows import _lessons
+    from vivace.workflows import _ear, _lessons
     from vivace.workflows._school import School
 
     settings, work = settings or Settings(), Path(work or out.with_name(f".{out.name}.work"))
@@ -68,7 +68,12 @@ def distill(
         for i in group
     ]
     shape = shape or StudentShape(max(ids) + 1, lessons[0].latent.shape[1])
-    school = School(shape, lessons, _first_layer(teacher), work, settings.seed)
+    try:
+        decoder = _ear.decoder(teacher)
+    except ModelError as error:
+        progress(f"it learns without hearing itself through the decoder: {error}", 0.1)
+        decoder = None
+    school = School(shape, lessons, _first_layer(teacher), work, settings.seed, decoder)
     school.train(settings.minutes, lambda message, share: progress(message, 0.1 + 0.9 * share))
     write_student(teacher, school, work / "student")
     with_vocoder(teacher, work / "student", work / "model")

@@ -1,0 +1,99 @@
+"""The server as a process: takes its ports, loads, speaks until it is told to stop, and ends what it has begun."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from vivace.core.errors import MissingDependency, UsageError, VivaceError
+
+if TYPE_CHECKING:
+    from vivace.server.service import Settings
+
+log = logging.getLogger(__name__)
+GRACE = 20  # seconds for what has begun, after SIGTERM
+
+
+def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000, wyoming: int | None = None) -> None:
+    """Serves until SIGINT or SIGTERM; a second one ends it at once. For the main thread: it handles signals.
+
+    Raises UsageError for a port that cannot be had, before anything is loaded; VivaceError for a model that cannot;
+    MissingDependency without the extra `serve`.
+    """
+    try:
+        import uvicorn
+
+        from vivace.server.app import create_app, running
+    except ImportError as error:
+        raise MissingDependency(error.name or "fastapi", "serve") from None
+    with bind(host, port) as listening:
+        if wyoming is not None:
+            settings = replace(settings, wyoming=bind(host, wyoming))
+        app = create_app(settings)
+        service = app.state.service
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, server_header=False, lifespan="off",
+            timeout_graceful_shutdown=GRACE, timeout_keep_alive=15, ws_max_size=65_536,
+        )  # fmt: skip
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: Any = None) -> None:
+                await super().startup(sockets)
+                log.info("ready on http://%s:%d", f"[{host}]" if ":" in host else host, listening.getsockname()[1])
+
+            async def shutdown(self, sockets: Any = None) -> None:
+                service.stopping = True  # nothing new, by any door, from now on
+                await super().shutdown(sockets)
+                if self.force_exit:
+                    service.grace = 0.0
+
+        async def speak() -> None:
+            # By hand, not as the application's lifespan: what goes wrong is then one line, not uvicorn's traceback.
+            async with running(service):
+                for name in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises again what it was stopped by
+                    signal.signal(name, signal.SIG_IGN)
+                await Server(config).serve([listening])
+
+        for name, paths in settings.models.items():
+            log.info("loading %s: %s", name, ", ".join(path.name for path in paths))
+        logging.getLogger("uvicorn.error").addFilter(_one_line)
+        before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+        signal.signal(signal.SIGTERM, _terminated)
+        try:
+            asyncio.run(speak())
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that nobody else listens on; nobody is answered yet. Raises UsageError."""
+    if not 0 <= port < 65_536:
+        raise UsageError(f"port {port} is none; it must lie between 0 and 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # those of a server that has just ended
+        made.bind(address)
+    except OSError as error:
+        raise UsageError(f"{host} port {port} cannot be had: {error.strerror or error}; choose another") from None
+    return made
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)  # so that the processes it has begun end with it
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    """A request that is cut off, because its variant died or the server ends, is told in a line."""
+    error = record.exc_info[1] if record.exc_info else None
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, VivaceError | asyncio.CancelledError):
+        record.msg, record.args = "a request was cut off: %s", (str(error) or "the server ends",)
+        record.exc_info = record.exc_text = None
+    return True
