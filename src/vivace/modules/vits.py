@@ -129,7 +129,8 @@ def _filled(shape: Shape, weights: Mapping[str, Array]) -> Vits:
     if extra := sorted(set(weights) - set(wanted)):
         raise ModelError(f"the weight {extra[0]} belongs to nothing that the settings ask for")
     made.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
-    return made.eval()
+    made.eval()
+    return made
 
 
 def expansion(frames: Tensor) -> Tensor:

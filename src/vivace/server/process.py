@@ -61,13 +61,13 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000, wyoming
         for name, paths in settings.models.items():
             log.info("loading %s: %s", name, ", ".join(path.name for path in paths))
         logging.getLogger("uvicorn.error").addFilter(_one_line)
-        before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         signal.signal(signal.SIGTERM, _terminated)
         try:
             asyncio.run(speak())
         finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -144,7 +144,7 @@ class School:
         return {name: float(value.detach()) for name, value in named.items()}
 
     def _crops(self, batch: Batch, frames: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The same CROP frames of some rows [rows, CROP, mels], as said and as they should be; None if all are short."""
+        """CROP frames of some rows [rows, CROP, mels], as said and as they should be; None if all are too short."""
         each = self.shape.frames_per_step
         counts = batch.mask.sum(1).long() * each
         rows = torch.nonzero(counts >= CROP)[:, 0]
