@@ -11,6 +11,7 @@ import contextlib
 import logging
 import multiprocessing
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -224,6 +225,7 @@ def _work(pipe: Connection, path: Path, plan: Plan, limit: int) -> None:
     dies."""
     for ignored in (signal.SIGINT, signal.SIGTERM):  # the parent decides
         signal.signal(ignored, signal.SIG_IGN)
+    sys.setswitchinterval(5e-4)  # seconds; audio that is ready must not wait for those who make more
     try:
         options = RuntimeOptions(threads=plan.threads)
         pool = Pool(open_bundle(path), plan.workers, options, batch=plan.batch, limit=max(2 * limit, plan.workers))

@@ -21,9 +21,9 @@ from vivace.core.errors import TextError, UsageError
 from vivace.core.speech import FIRST_CHUNK, Event
 from vivace.core.speech import Request as Asked
 from vivace.engine.fallback import Broken
-from vivace.server.encode import MEDIA, WHOLE, encoder, whole
+from vivace.server.encode import MEDIA, WHOLE, Encoder, encoder, whole
 from vivace.server.metrics import Stopwatch
-from vivace.server.service import Model, Service
+from vivace.server.service import Service
 from vivace.server.wire import PROBLEMS, ApiError, Speech
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ async def speech(body: Speech, request: Request) -> Response:
         raise ApiError(400, str(error)) from None
     told = f" {asked.text!r}" if service.settings.log_text else ""
     log.info("%s: %d characters for %s as %s%s", asked.id, len(asked.text), model.name, body.response_format, told)
+    codec = encoder(body.response_format, model.bundle.sample_rate)  # now: while the voice is at work
     at_once = body.stream_format is None and body.response_format in WHOLE
     events = service.speak(model, asked, whole=at_once)
     pieces = _pieces(events, asked, Stopwatch(service.metrics, model.name, arrived), request)
@@ -63,7 +64,7 @@ async def speech(body: Speech, request: Request) -> Response:
     headers = {"X-Request-Id": asked.id, "X-Vivace-Variant": quote(variant), "Cache-Control": "no-store"}
     audio = _from(first, pieces)
     if body.stream_format == "sse":
-        return Stream(_events(audio, body, model), media_type="text/event-stream", headers=headers)
+        return Stream(_events(audio, body, codec), media_type="text/event-stream", headers=headers)
     media = MEDIA[body.response_format]
     if at_once:
         made = join([piece async for piece in audio])
@@ -71,7 +72,7 @@ async def speech(body: Speech, request: Request) -> Response:
         headers["Content-Length"] = str(len(content))
         parts = (content[k : k + PART] for k in range(0, len(content), PART))
         return StreamingResponse(parts, media_type=media, headers=headers)
-    return Stream(_encoded(audio, body, model), media_type=media, headers=headers)
+    return Stream(_encoded(audio, body, codec), media_type=media, headers=headers)
 
 
 class Stream(StreamingResponse):
@@ -150,8 +151,7 @@ async def _from(first: tuple[str, Audio], rest: AsyncGenerator[tuple[str, Audio]
         await rest.aclose()
 
 
-async def _encoded(audio: AsyncGenerator[Audio, None], body: Speech, model: Model) -> AsyncGenerator[bytes, None]:
-    codec = encoder(body.response_format, model.bundle.sample_rate)
+async def _encoded(audio: AsyncGenerator[Audio, None], body: Speech, codec: Encoder) -> AsyncGenerator[bytes, None]:
     cheap = body.response_format in ("wav", "pcm")
     async with contextlib.aclosing(audio) as pieces:
         async for piece in pieces:
@@ -163,7 +163,7 @@ async def _encoded(audio: AsyncGenerator[Audio, None], body: Speech, model: Mode
         yield rest
 
 
-async def _events(audio: AsyncGenerator[Audio, None], body: Speech, model: Model) -> AsyncGenerator[str, None]:
+async def _events(audio: AsyncGenerator[Audio, None], body: Speech, codec: Encoder) -> AsyncGenerator[str, None]:
     """speech.audio.delta for each piece, speech.audio.done at the end; tokens are counted as characters and chunks of
     50 ms, since there are no others."""
     seconds = 0.0
@@ -176,7 +176,7 @@ async def _events(audio: AsyncGenerator[Audio, None], body: Speech, model: Model
                 yield piece
 
     try:
-        async with contextlib.aclosing(_encoded(counted(), body, model)) as pieces:
+        async with contextlib.aclosing(_encoded(counted(), body, codec)) as pieces:
             async for made in pieces:
                 yield _event({"type": "speech.audio.delta", "audio": base64.b64encode(made).decode()})
     except (Broken, ApiError) as error:
