@@ -5,6 +5,7 @@ PYTHON ?= python3
 export PYTHONWARNDEFAULTENCODING = 1
 BIN = .venv/bin
 READY = .venv/.ready
+COVERED = $(shell $(BIN)/python -c "import torch" 2>/dev/null || echo --cov-config=tests/without-torch.ini)
 
 .PHONY: demo test test-fast lint lock clean
 
@@ -12,7 +13,7 @@ demo: $(READY)
 	$(BIN)/vivace demo -o demo --force
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
+	$(BIN)/pytest -n 2 --dist loadfile --cov $(COVERED) --cov-report=term-missing:skip-covered --cov-fail-under=90
 
 test-fast: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile -m "not voice"
