@@ -339,6 +339,7 @@ def test_a_worker_that_dies_is_told(toy: Bundle, error: type[BaseException], mon
 
 
 def test_ctrl_c_while_waiting(toy: Bundle, meddle: Callable[..., Any]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     released = threading.Event()
 
     def interrupt(inputs: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
