@@ -142,8 +142,8 @@ def read(weights: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def write(weights: Mapping[str, Array]) -> dict[str, Array]:
-    """Our weights under their names, with what their model has and does not use when it speaks set to what it begins
-    with, as far as that speaks: load it with strict off, or by Coqui's own synthesizer, which does so."""
+    """Our weights under their names, without weight norm. What their model has for training alone is not there: load
+    it with `strict=False`."""
     found = {}
     for name, value in weights.items():
         theirs = _renamed(name, BACK)
