@@ -239,12 +239,12 @@ class Chain:
         return [self._fastest, *(variant for variant in self.variants if variant is not self._fastest)]
 
     def _fail(self, variant: Variant, error: BaseException, reason: str = "") -> None:
-        if isinstance(error, Died) and (variant.runner.alive or _reviving(variant)):
-            return  # a late word of a process that has been replaced, or is missed already
+        if isinstance(error, Died) and (self._stopping or variant.runner.alive or _reviving(variant)):
+            return  # it was to end, or a late word of a process that has been replaced or is missed already
         log.warning("variant %s failed: %s", variant.name, reason or error)
         variant.breaker.failed(at_once=isinstance(error, Died))
         self._told(variant.name, reason or str(error))
-        if isinstance(error, Died) and not self._stopping:
+        if isinstance(error, Died):
             variant.reviving = asyncio.create_task(self._revive(variant))
 
     async def _revive(self, variant: Variant) -> None:
