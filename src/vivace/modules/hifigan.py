@@ -66,7 +66,11 @@ class Generator(nn.Module):
 
     def forward(self, latent: Tensor, speaker: Tensor | None = None) -> Tensor:
         """[batch, channels, frames] to samples [batch, 1, frames x hop] in -1..1."""
-        x = self.conv_pre(latent)
+        return self.with_features(latent, speaker)[0]
+
+    def with_features(self, latent: Tensor, speaker: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """The samples, and what is known behind each upsampling [batch, width, time]."""
+        x, known = self.conv_pre(latent), []
         if self.cond is not None:
             x = x + self.cond(speaker)
         each = len(self.shape.block_kernels)
@@ -74,7 +78,8 @@ class Generator(nn.Module):
             x = up(F.leaky_relu(x, SLOPE))
             blocks = self.resblocks[k * each : (k + 1) * each]
             x = torch.stack([block(x) for block in blocks]).mean(0)
-        return torch.tanh(self.conv_post(F.leaky_relu(x)))  # the paper's code leaves the last slope at 0.01
+            known.append(x)
+        return torch.tanh(self.conv_post(F.leaky_relu(x))), known  # the paper's code leaves the last slope at 0.01
 
 
 def _same(channels: int, kernel: int, dilation: int) -> nn.Conv1d:
