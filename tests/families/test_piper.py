@@ -17,8 +17,8 @@ from vivace.core.errors import ModelError, VivaceError
 from vivace.core.speech import Request, next_chunk
 from vivace.core.stage import Array, RuntimeOptions, Session, Stage, Tensors, seeded
 from vivace.engine.engine import Engine, speak, stream
-from vivace.families import _piper_proof, piper
 from vivace.families import _vits_graph as vits
+from vivace.families import _vits_import, _vits_proof, piper
 
 ONE = RuntimeOptions(threads=1)
 TEXT = "hello there, little voice."
@@ -190,7 +190,7 @@ class Watch:
 
 def test_a_seed_draws_the_noise_it_always_drew(voice: Bundle) -> None:
     """The same noise from the same generator, given to the stages one after another in one piece each."""
-    sessions = {s.name: _piper_proof._Plain.load(onnx.load(str(voice.file(s.file)))) for s in voice.stages}
+    sessions = {s.name: _vits_proof._Plain.load(onnx.load(str(voice.file(s.file)))) for s in voice.stages}
     with Engine(voice, ONE) as engine:
         request = Request("a", "hello there", seed=11)
         (ids,) = engine._model.encode(request)
@@ -244,13 +244,13 @@ def test_a_bundle_of_before_runs_its_flow_in_one_piece(voice: Bundle) -> None:
 def test_a_wrong_receptive_field_is_noticed_at_import(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    true = piper.receptive_field
+    true = _vits_import.receptive_field
 
     def less(model: Any, sources: Any = ("latent",)) -> tuple[int, int]:
         reach, rate = true(model, sources)
         return reach - 3 * (which in sources), rate
 
-    monkeypatch.setattr(piper, "receptive_field", less)
+    monkeypatch.setattr(_vits_import, "receptive_field", less)
     with pytest.raises(ModelError, match="decoding this voice in windows changes its samples"):
         piper.import_(piper_maker.make(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()

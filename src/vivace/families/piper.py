@@ -7,24 +7,20 @@ standard Piper file again. Text to phoneme ids is the front end's work.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vivace.core import registry
-from vivace.core.audio import Audio
 from vivace.core.bundle import Bundle, atomic_file, write_bundle
-from vivace.core.errors import ModelError, UsageError
-from vivace.core.speech import Request, Row
-from vivace.core.stage import Array, Session, Stage, TensorSpec
+from vivace.core.errors import ModelError
+from vivace.core.stage import Session
 from vivace.families import _vits_graph as vits
 from vivace.families._piper_config import read_config
-from vivace.families._piper_proof import first_line, prove
-from vivace.families._receptive_field import receptive_field
-from vivace.families._vits_windows import FLOW_WINDOW, WINDOW, Vocoder
+from vivace.families._vits_import import take_apart
+from vivace.families._vits_proof import first_line
+from vivace.families._vits_voice import Voice
 
 SUMMARY = "Piper VITS voice: NAME.onnx with NAME.onnx.json beside it, or a folder with both"
 VOICE = "voice.json"
@@ -81,14 +77,9 @@ def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
         raise ModelError(f"{file} is no Piper voice: its inputs are {', '.join(sorted(inputs)) or 'none'}")
     if ("sid" in inputs) != (config.get("num_speakers", 1) > 1):
         raise ModelError(f"{config_file}: num_speakers does not fit the model, which has {_sid(inputs)} speaker input")
-    parts = vits.split(model)
-    overlap, hop = receptive_field(parts[vits.DECODER])
-    flow_overlap, _ = receptive_field(parts[vits.FLOW], vits.in_time(parts[vits.FLOW]))
-    prove(model, parts, config, hop, overlap, flow_overlap)
-
+    parts = take_apart(model, np.array([i for group in config["phoneme_id_map"].values() for i in group], np.int64))
     rate = config["audio"]["sample_rate"]
-    frame_rate = {vits.TEXT: rate / hop, vits.FLOW: rate / hop, vits.DECODER: float(rate)}
-    stages = tuple(replace(_stage(name, part), frame_rate=frame_rate[name]) for name, part in parts.items())
+    stages = parts.stages(rate)
     inference = config.get("inference", {})
     bundle = Bundle(
         path=out,
@@ -101,16 +92,12 @@ def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
             "noise_scale": float(inference.get("noise_scale", 0.667)),
             "length_scale": float(inference.get("length_scale", 1.0)),
             "noise_w": float(inference.get("noise_w", 0.8)),
-            "hop": hop,
-            "overlap": overlap,
-            "flow_overlap": flow_overlap,
+            **parts.defaults,
         },
     )
 
     def fill(folder: Path) -> None:
-        (folder / "stages").mkdir()
-        for stage in stages:
-            onnx.save(parts[stage.name], str(folder / stage.file))
+        parts.write(folder, stages)
         (folder / VOICE).write_text(json.dumps(config, ensure_ascii=False, indent=1), encoding="utf-8")
 
     return write_bundle(out, bundle, fill, overwrite=overwrite)
@@ -135,105 +122,9 @@ def export(bundle: Bundle, out: Path) -> list[Path]:
     return list(written)
 
 
-def open(bundle: Bundle, sessions: Mapping[str, Session]) -> PiperModel:
-    return PiperModel(bundle, sessions)
-
-
-class PiperModel:
-    """An opened Piper voice: one step makes the prior of a sentence (all its frames), `render` makes samples of it."""
-
-    most_rows = 2**31  # each holds its own memory
-
-    def __init__(self, bundle: Bundle, sessions: Mapping[str, Session]) -> None:
-        defaults = bundle.defaults
-        self._bundle = bundle
-        self._text = sessions[vits.TEXT]
-        self._config = json.loads(bundle.file(VOICE).read_text(encoding="utf-8"))
-        self._vocoder = Vocoder(
-            sessions[vits.FLOW],
-            sessions[vits.DECODER],
-            int(defaults["hop"]),
-            int(defaults["overlap"]),
-            defaults.get("flow_overlap"),  # bundles of before have none
-            int(defaults.get("window", WINDOW)),
-            multiple=int(defaults.get("frame_multiple", 1)),
-        )
-
-    def encode(self, request: Request) -> Iterator[Array]:
-        self._speaker(request)
-        front_end = registry.load("text", "piper")
-        return (np.array(ids, np.int64) for ids in front_end.tokens(request.text, self._config))
-
-    def advance(self, rows: Sequence[Row]) -> None:
-        """Rows that share their scales run as one batch: the graph takes one set of scales for a run."""
-        groups: dict[tuple[float, float, float], list[Row]] = {}
-        for row in rows:
-            groups.setdefault(self._scales(row.request), []).append(row)
-        for scales, group in groups.items():
-            self._advance(group, np.array(scales, np.float32))
-
-    def _advance(self, rows: list[Row], scales: Array) -> None:
-        lengths = np.array([len(row.tokens) for row in rows], np.int64)
-        tokens = np.zeros((len(rows), int(lengths.max())), np.int64)
-        duration_noise = np.zeros((len(rows), vits.DURATION_CHANNELS, tokens.shape[1]), np.float32)
-        for k, row in enumerate(rows):
-            tokens[k, : lengths[k]] = row.tokens
-            duration_noise[k, :, : lengths[k]] = _normal(row, (vits.DURATION_CHANNELS, int(lengths[k])))
-        speakers = np.array([self._speaker(row.request) for row in rows], np.int64)
-        feed = {
-            "input": tokens,
-            "input_lengths": lengths,
-            "scales": scales,
-            "sid": speakers,
-            vits.DURATION_NOISE: duration_noise,
-        }
-        made = self._text.run(feed)
-        frames = made[vits.MASK].sum(axis=(1, 2)).astype(int)
-        for k, row in enumerate(rows):
-            prior = {name: _own(array, k, int(frames[k])) for name, array in made.items()}
-            prior[vits.PRIOR_NOISE] = _normal(row, prior[vits.MEAN].shape[1:])[None]
-            row.frames = prior[vits.MEAN][0]
-            row.state = {"prior": {**prior, "scales": scales, "sid": speakers[k : k + 1]}, "latent": None}
-            row.done = True
-
-    def release(self, row: Row) -> None:
-        """Nothing is held outside the row."""
-
-    def render(self, rows: Sequence[Row]) -> list[Audio]:
-        return [self._render(row) for row in rows]
-
-    def _render(self, row: Row) -> Audio:
-        """In a stream, the flow runs ahead by as much as the listener has to play meanwhile."""
-        stop = row.rendered + row.due
-        ahead = row.before + row.rendered if row.request.chunk_frames else FLOW_WINDOW
-        prior, latent = row.state["prior"], row.state["latent"]
-        samples, latent = self._vocoder.samples(prior, latent, row.rendered, stop, ahead)
-        row.rendered, row.state = stop, {"prior": prior, "latent": latent}
-        return Audio(samples, self._bundle.sample_rate)
-
-    def _scales(self, request: Request) -> tuple[float, float, float]:
-        defaults = self._bundle.defaults
-        noise = defaults["noise_scale"] if request.noise_scale is None else request.noise_scale
-        noise_w = defaults["noise_w"] if request.noise_w is None else request.noise_w
-        return (noise, defaults["length_scale"] / request.speed, noise_w)
-
-    def _speaker(self, request: Request) -> int:
-        voices = self._bundle.voices
-        if not request.voice or request.voice == self._bundle.name:
-            return int(self._config.get("default_speaker_id", 0))
-        if request.voice in voices:
-            return voices.index(request.voice)
-        known = ", ".join(voices[:8]) + (" ..." if len(voices) > 8 else "") or self._bundle.name
-        raise UsageError(f"unknown voice {request.voice!r}; known: {known}")
-
-
-def _normal(row: Row, shape: tuple[int, ...]) -> Array:
-    return row.rng.standard_normal(shape, dtype=np.float32)
-
-
-def _own(array: Array, k: int, frames: int) -> Array:
-    """Row k of what the text stage made of a batch, without the padding: a copy, so that the batch can go."""
-    return array[k : k + 1, ..., : max(frames, 1)].copy()
+def open(bundle: Bundle, sessions: Mapping[str, Session]) -> Voice:
+    config = json.loads(bundle.file(VOICE).read_text(encoding="utf-8"))
+    return Voice(bundle, sessions, "piper", config, int(config.get("default_speaker_id", 0)))
 
 
 def _sid(inputs: set[str]) -> str:
@@ -246,21 +137,6 @@ def _speakers(config: dict[str, Any]) -> tuple[str, ...]:
         return ()
     names = {i: name for name, i in config.get("speaker_id_map", {}).items()}
     return tuple(names.get(i, str(i)) for i in range(count))
-
-
-def _stage(name: str, model: Any) -> Stage:
-    from onnx import helper
-
-    def spec(value: Any) -> TensorSpec:
-        kind = value.type.tensor_type
-        dims = tuple(d.dim_value or d.dim_param or f"d{k}" for k, d in enumerate(kind.shape.dim))
-        if any(isinstance(dim, bytes) for dim in dims):  # what protobuf gives for a name that is no UTF-8
-            raise ModelError(f"the shape of {value.name} is damaged; copy the voice's .onnx again")
-        return TensorSpec(str(helper.tensor_dtype_to_np_dtype(kind.elem_type)), dims)
-
-    inputs = {i.name: spec(i) for i in model.graph.input}
-    outputs = {o.name: spec(o) for o in model.graph.output}
-    return Stage(name, f"stages/{name}.onnx", inputs=inputs, outputs=outputs)
 
 
 def _sherpa(bundle: Bundle, config: dict[str, Any]) -> dict[str, str]:
