@@ -7,6 +7,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 
 from vivace.core.audio import join
-from vivace.core.bundle import Bundle
+from vivace.core.bundle import MANIFEST, Bundle
 from vivace.core.speech import Event, Request
 from vivace.engine.engine import Engine, speak
 from vivace.engine.runner import Died, Plan, Runner
@@ -134,6 +137,73 @@ def test_a_start_that_is_given_up_leaves_no_process(make_toy: Callable[..., Bund
 
     asyncio.run(todo())
     assert {child.pid for child in multiprocessing.active_children()} <= before
+
+
+def test_a_process_that_loads_ends_with_its_parent(tmp_path: Path) -> None:
+    """However the parent ends: here it is killed while its child waits for a manifest that never comes."""
+    path = tmp_path / "endless"
+    path.mkdir()
+    os.mkfifo(path / MANIFEST)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(path)])
+    try:
+        children: list[int] = []
+        while not (children := _loading(parent.pid)):
+            assert parent.poll() is None
+            time.sleep(0.05)
+        time.sleep(2)  # it has come to the manifest
+        assert all(_alive(pid) for pid in children)
+        parent.kill()
+        parent.wait()
+        end = time.monotonic() + 10
+        while children and time.monotonic() < end:
+            children = [pid for pid in children if _alive(pid)]
+            time.sleep(0.05)
+        assert not children
+    finally:
+        parent.kill()
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from vivace.engine.runner import Plan, Runner
+if __name__ == "__main__":
+    asyncio.run(Runner(Path(sys.argv[1]), Plan(1, 1, 1)).start())
+"""
+
+
+def _loading(parent: int) -> list[int]:
+    """The children of a process that run Python's spawn."""
+    found = [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()]
+    return [pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_what_ends_at_once_ends_quietly(make_toy: Callable[..., Bundle], capfd: Any) -> None:
+    """Workers that are inside a runtime while their interpreter ends make C++ say `terminate called`."""
+    path = make_toy().path
+
+    async def todo() -> None:
+        runner = Runner(path, Plan(4, 1, 1))
+        await runner.start()
+        events = [runner.speak(Request(f"r{k}", "a long text. " * 4000, chunk_frames=256)) for k in range(4)]
+        for each in events:
+            await anext(each)
+        await runner.stop()
+        for each in events:
+            await each.aclose()
+
+    for _ in range(4):
+        asyncio.run(todo())
+    assert "terminate" not in capfd.readouterr().err
 
 
 def test_more_workers_than_the_queue_holds(make_toy: Callable[..., Bundle]) -> None:

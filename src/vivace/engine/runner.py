@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
+import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -106,12 +108,12 @@ class Runner:
                 target=_work, args=(theirs, self.path, self.plan, self._limit), daemon=True,
                 name=f"vivace {self.path.name}",
             )  # fmt: skip
+            # It ignores SIGTERM, and interpreters that end wait for their children.
+            Finalize(None, _kill_started, args=(process,), exitpriority=10)
             process.start()
         except OSError as error:
             raise Died(f"{self.path.name} cannot be served: {error}") from None
         theirs.close()
-        # It ignores SIGTERM: whatever becomes of us, interpreters that end wait for their children.
-        Finalize(None, process.kill, exitpriority=10)
         try:
             problem = await self._first_words(process, mine)
         except BaseException:
@@ -214,6 +216,11 @@ def _write(outbox: SimpleQueue[Any], pipe: Connection) -> None:
             pipe.send(message)
 
 
+def _kill_started(process: Any) -> None:
+    if process.pid:
+        process.kill()
+
+
 def _kill(process: Any, pipe: Connection) -> None:
     process.kill()
     process.join(5)
@@ -221,10 +228,32 @@ def _kill(process: Any, pipe: Connection) -> None:
 
 
 def _work(pipe: Connection, path: Path, plan: Plan, limit: int) -> None:
-    """The child: says why it is not ready, or nothing, and its memory; then speaks until it is stopped or its parent
-    dies."""
+    """The child, until it is stopped or its parent dies."""
     for ignored in (signal.SIGINT, signal.SIGTERM):  # the parent decides
         signal.signal(ignored, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True, name="vivace-parent").start()
+    code = 1
+    try:
+        _speak(pipe, path, plan, limit)
+        code = 0
+    except Exception:  # noqa: BLE001 - told, and the process ends with it
+        traceback.print_exc()
+    finally:
+        # Not by the interpreter's end: it tears down threads that are inside a runtime, which C++ does not survive.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _end_with_parent() -> None:
+    """In a thread: the pipe tells of a parent that died only once the bundle is loaded."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _speak(pipe: Connection, path: Path, plan: Plan, limit: int) -> None:
+    """Says why the bundle cannot be spoken, or nothing, and its memory; then speaks what is asked for."""
     sys.setswitchinterval(5e-4)  # seconds; audio that is ready must not wait for those who make more
     try:
         options = RuntimeOptions(threads=plan.threads)

@@ -19,7 +19,7 @@ GRACE = 20  # seconds for what has begun, after SIGTERM
 
 
 def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000, wyoming: int | None = None) -> None:
-    """Serves until SIGINT or SIGTERM; a second one ends it at once. For the main thread: it handles signals.
+    """Serves until SIGINT or SIGTERM; a SIGINT after that ends it at once. For the main thread: it handles signals.
 
     Raises UsageError for a port that cannot be had, before anything is loaded; VivaceError for a model that cannot;
     MissingDependency without the extra `serve`.
