@@ -35,7 +35,7 @@ def small(teacher: Bundle, **changes: Any) -> StudentShape:
     ids = json.loads(teacher.file("voice.json").read_text(encoding="utf-8"))["phoneme_id_map"].values()
     lesson = next(iter(lessons_of(teacher)))
     sizes = {"width": 32, "heads": 2, "hidden": 64, "encoder_layers": 1, "decoder_layers": 2, "prenet": 16}
-    return StudentShape(max(i for group in ids for i in group) + 1, lesson.latent.shape[1], **sizes | changes)
+    return StudentShape(max(i for group in ids for i in group) + 1, lesson.frames.shape[1], **sizes | changes)
 
 
 def lessons_of(teacher: Bundle) -> list[_lessons.Lesson]:
@@ -45,18 +45,18 @@ def lessons_of(teacher: Bundle) -> list[_lessons.Lesson]:
 
 def test_a_lesson_is_what_the_teacher_says(teacher: Bundle) -> None:
     for lesson in lessons_of(teacher):
-        assert int(lesson.durations.sum()) == len(lesson.latent)
+        assert int(lesson.durations.sum()) == len(lesson.frames)
         assert len(lesson.ids) == len(lesson.durations) == len(lesson.prior)
     with Engine(teacher, RuntimeOptions(threads=1)) as engine:
         said = [speak(engine, Request("a", text, noise_scale=0.0, noise_w=0.0)) for text in TEXTS]
-    frames = sum(len(lesson.latent) for lesson in lessons_of(teacher))
+    frames = sum(len(lesson.frames) for lesson in lessons_of(teacher))
     assert frames * teacher.defaults["hop"] == sum(len(audio.samples) for audio in said)
 
 
 def test_the_student_speaks_what_it_learned(teacher: Bundle, tmp_path: Path) -> None:
     """The graph from the weights gives the module's own numbers."""
     shape = small(teacher)
-    school = School(shape, lessons_of(teacher), distill._first_layer(teacher), tmp_path / "work")
+    school = School(shape, lessons_of(teacher), tmp_path / "work")
     school.train(0.02)
     distill.write_student(teacher, school, tmp_path / "student")
     distill.with_vocoder(teacher, tmp_path / "student", tmp_path / "model")
@@ -92,7 +92,7 @@ def test_the_student_speaks_what_it_learned(teacher: Bundle, tmp_path: Path) -> 
 
 def test_training_goes_on_where_it_was(teacher: Bundle, tmp_path: Path) -> None:
     def school() -> School:
-        return School(small(teacher), lessons_of(teacher), distill._first_layer(teacher), tmp_path / "work")
+        return School(small(teacher), lessons_of(teacher), tmp_path / "work")
 
     first = school()
     first.train(0.01)

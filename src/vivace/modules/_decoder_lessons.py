@@ -43,6 +43,10 @@ class Crops:
         self._share = lengths / lengths.sum()
         self._rng = np.random.default_rng(seed)
 
+    def reseed(self, seed: int) -> None:
+        """What comes next is drawn anew: after an interruption the same crops do not come again."""
+        self._rng = np.random.default_rng(seed)
+
     def batch(self, rows: int) -> tuple[Tensor, Tensor]:
         whole = self.frames + 2 * self.margin
         latents, samples = [], []

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from vivace.core.contracts import Progress
 from vivace.core.stage import Array
-from vivace.workflows._ear import Ear
 from vivace.workflows._lessons import Lesson
 from vivace.workflows._student import Student
 from vivace.workflows._student_shape import StudentShape
@@ -26,21 +24,19 @@ BATCH_STEPS, LONGEST = 1000, 260  # decoder steps of a batch, and of one row (lo
 FREE_FROM = 0.4  # share of the time after which all rows hear themselves,
 ALL_OWN = 0.6  # and this share of them hear nothing else
 NOISE = 0.15  # standard deviations, on the frames that the student is given as its own
-HEARD_FROM = 0.6  # share of the time after which an ear listens: to CROP frames of HEARD_ROWS rows
-CROP, HEARD_ROWS, EAR = 32, 8, 0.5  # and what it finds counts so much
 SAVE_EVERY = 60.0
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Mean and standard deviation of each channel of the latent: a student works with normalized frames."""
+    """Mean and standard deviation of each channel: a student works with normalized frames."""
 
     mean: Array
     std: Array
 
     @classmethod
     def of(cls, lessons: Sequence[Lesson]) -> Scale:
-        frames = np.concatenate([lesson.latent[::7].astype(np.float32) for lesson in lessons])
+        frames = np.concatenate([lesson.frames[::7].astype(np.float32) for lesson in lessons])
         return cls(frames.mean(0), frames.std(0) + 1e-5)
 
 
@@ -58,23 +54,12 @@ class Batch:
 
 
 class School:
-    """`first_layer` is the vocoder's first convolution [out, channels, kernel]: what it makes of an error is what the
-    voice hears of it; `decoder`: all of the vocoder as a module, or None."""
-
-    def __init__(
-        self, shape: StudentShape, lessons: Sequence[Lesson], first_layer: Array, folder: Path, seed: int = 0,
-        decoder: Any = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, shape: StudentShape, lessons: Sequence[Lesson], folder: Path, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.shape, self.folder = shape, folder
         self.scale = Scale.of(lessons)
-        self._ear = Ear(decoder, self.scale.mean, self.scale.std) if decoder is not None else None
         self._lessons = [self._steps(lesson) for lesson in lessons]
         self._rng = np.random.default_rng(seed)
-        self._first = torch.from_numpy(first_layer * self.scale.std[None, :, None]).float()
-        frames = np.concatenate([lesson["frames"] for lesson in self._lessons[:50]]).reshape(-1, shape.mels)
-        heard = F.conv1d(torch.from_numpy(frames.T.astype(np.float32))[None], self._first)
-        self._loudness = float(heard.abs().mean())  # so that errors behind the first layer are shares
         self.student = Student(shape)
         self.mean = {name: value.detach().clone() for name, value in self.student.state_dict().items()}
         self._optimizer = torch.optim.AdamW(self.student.parameters(), RATE, betas=(0.9, 0.98), weight_decay=0.01)
@@ -119,20 +104,11 @@ class School:
         weight = batch.mask / batch.mask.sum()
         error = frames - batch.frames
         near = (error.abs().mean(-1) * weight).sum()
-        in_time = (error * batch.mask[..., None]).unflatten(-1, (self.shape.frames_per_step, -1)).flatten(1, 2)
-        with torch.autocast("cpu", torch.bfloat16):
-            heard = F.conv1d(in_time.transpose(1, 2), self._first, padding=self._first.shape[-1] // 2).float()
-        heard_loss = heard.abs().mean() * batch.mask.numel() / batch.mask.sum() / self._loudness
         tokens = batch.token_mask / batch.token_mask.sum()
         prior_loss = ((prior - batch.prior).abs().mean(-1) * tokens).sum()
         lasts_loss = ((lasts - batch.durations.log1p()).abs() * tokens).sum()
-        loss = near + heard_loss + lasts_loss + 0.5 * prior_loss
-        named = {"frames": near, "heard": heard_loss, "durations": lasts_loss, "prior": prior_loss}
-        if self._ear and share > HEARD_FROM:
-            crops = self._crops(batch, frames)
-            if crops is not None:
-                named["ear"] = self._ear.distance(*crops)
-                loss = loss + EAR * named["ear"]
+        loss = near + lasts_loss + 0.5 * prior_loss
+        named = {"frames": near, "durations": lasts_loss, "prior": prior_loss}
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -142,19 +118,6 @@ class School:
             for name, value in student.state_dict().items():
                 self.mean[name].lerp_(value, 1 - keep)
         return {name: float(value.detach()) for name, value in named.items()}
-
-    def _crops(self, batch: Batch, frames: Tensor) -> tuple[Tensor, Tensor] | None:
-        """CROP frames of some rows [rows, CROP, mels], as said and as they should be; None if all are too short."""
-        each = self.shape.frames_per_step
-        counts = batch.mask.sum(1).long() * each
-        rows = torch.nonzero(counts >= CROP)[:, 0]
-        rows = rows[torch.randperm(len(rows))[:HEARD_ROWS]]
-        if not len(rows):
-            return None
-        starts = (torch.rand(len(rows)) * (counts[rows] - CROP + 1)).long()
-        at = (starts[:, None] + torch.arange(CROP))[..., None].expand(-1, -1, self.shape.mels)
-        said, true = (t[rows].unflatten(-1, (each, -1)).flatten(1, 2).gather(1, at) for t in (frames, batch.frames))
-        return said, true
 
     def _own(self, batch: Batch, memory: Tensor, share: float) -> Tensor:
         """Half of the rows get some of their own frames in place of the teacher's (scheduled sampling, Bengio 2015);
@@ -181,15 +144,15 @@ class School:
     def _steps(self, lesson: Lesson) -> dict[str, Array]:
         """The lesson in steps of frames_per_step frames, the last one padded with its last frame."""
         each, s = self.shape.frames_per_step, self.scale
-        latent = (lesson.latent.astype(np.float32) - s.mean) / s.std
-        steps = -(-len(latent) // each)
-        latent = np.pad(latent, [(0, steps * each - len(latent)), (0, 0)], mode="edge")
+        frames = (lesson.frames.astype(np.float32) - s.mean) / s.std
+        steps = -(-len(frames) // each)
+        frames = np.pad(frames, [(0, steps * each - len(frames)), (0, 0)], mode="edge")
         owner = np.repeat(np.arange(len(lesson.ids)), lesson.durations)
         reader, at = owner[np.arange(steps) * each], np.arange(steps) * each
         ends = np.cumsum(lesson.durations)
         phase = np.stack([at - (ends - lesson.durations)[reader], ends[reader] - at], -1) / 10
         prior = (lesson.prior.astype(np.float32) - s.mean) / s.std
-        frames = latent.reshape(steps, -1).astype(np.float16)
+        frames = frames.reshape(steps, -1).astype(np.float16)
         return {
             "ids": lesson.ids, "durations": lesson.durations, "prior": prior, "frames": frames, "reader": reader,
             "phase": phase,

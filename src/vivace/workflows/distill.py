@@ -18,7 +18,7 @@ from vivace.core.stage import Array
 from vivace.workflows._student_shape import StudentShape
 from vivace.workflows.import_ import import_model
 
-MEAN, STD = "frames.mean", "frames.std"  # of the teacher's latent: the student's frames are normalized
+MEAN, STD = "frames.mean", "frames.std"  # of the teacher's frames: the student's are normalized
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def distill(
     progress: Progress = lambda message, share: None,
 ) -> Bundle:
     """Lets the teacher speak `texts`, trains the student, and writes it: `out` as a bundle, `work`/model as its folder,
-    and `work`/student without the teacher's decoder.
+    and `work`/student without what is the teacher's.
 
     Lessons and checkpoints are kept in `work` (default: beside `out`); the same call goes on from there. Raises
     UsageError for a teacher that is no single-speaker Piper voice, MissingDependency without PyTorch.
@@ -54,7 +54,7 @@ def distill(
         import torch  # noqa: F401
     except ImportError:
         raise MissingDependency("torch", "torch") from None
-    from vivace.workflows import _ear, _lessons
+    from vivace.workflows import _lessons
     from vivace.workflows._school import School
 
     settings, work = settings or Settings(), Path(work or out.with_name(f".{out.name}.work"))
@@ -67,13 +67,8 @@ def distill(
         for group in json.loads(teacher.file(_lessons.VOICE).read_text(encoding="utf-8"))["phoneme_id_map"].values()
         for i in group
     ]
-    shape = shape or StudentShape(max(ids) + 1, lessons[0].latent.shape[1])
-    try:
-        decoder = _ear.decoder(teacher)
-    except ModelError as error:
-        progress(f"it learns without hearing itself through the decoder: {error}", 0.1)
-        decoder = None
-    school = School(shape, lessons, _first_layer(teacher), work, settings.seed, decoder)
+    shape = shape or StudentShape(max(ids) + 1, lessons[0].frames.shape[1])
+    school = School(shape, lessons, work, settings.seed)
     school.train(settings.minutes, lambda message, share: progress(message, 0.1 + 0.9 * share))
     write_student(teacher, school, work / "student")
     with_vocoder(teacher, work / "student", work / "model")
@@ -119,8 +114,8 @@ def with_teacher(teacher: Bundle, student: Path, out: Path, *, overwrite: bool =
 
 
 def with_vocoder(teacher: Bundle, student: Path, out: Path) -> None:
-    """The student as a model folder that can be imported: with the teacher's decoder behind it. Raises ModelError for
-    a folder that holds no student."""
+    """The student as a model folder that can be imported: with the teacher's flow and decoder behind it. Raises
+    ModelError for a folder that holds no student."""
     import onnx
     from safetensors.numpy import load_file
 
@@ -136,36 +131,28 @@ def with_vocoder(teacher: Bundle, student: Path, out: Path) -> None:
 
 
 def _vocoder(teacher: Bundle, mean: Array, std: Array) -> object:
-    """The teacher's decoder for normalized frames."""
+    """The teacher's flow and decoder for normalized frames, without noise: what else the flow is given is constant."""
     import onnx
-    from onnx import helper, numpy_helper
+    from onnx import compose, helper, numpy_helper
 
-    model = onnx.load(str(teacher.file(teacher.stage("decoder").file)))
-    graph = model.graph
-    name = next(i.name for i in graph.input if i.name == "latent")
-    for node in graph.node:
-        node.input[:] = ["student/latent" if i == name else i for i in node.input]
-    for key, value in (("std", std), ("mean", mean)):
-        graph.initializer.append(numpy_helper.from_array(value[None, :, None].astype(np.float32), f"student/{key}"))
+    flow, decoder = (onnx.load(str(teacher.file(teacher.stage(name).file))) for name in ("flow", "decoder"))
+    flow = compose.add_prefix(flow, "flow/", rename_inputs=False)
+    decoder = compose.add_prefix(decoder, "decoder/", rename_outputs=False)
+    whole = compose.merge_models(flow, decoder, io_map=[(flow.graph.output[0].name, decoder.graph.input[0].name)])
+    graph = whole.graph
+    one = np.ones((1, 1, 1), np.float32)
+    constants = {
+        "log_scale": 0 * one, "prior_noise": 0 * one, "mask": one, "scales": np.array([0, 1, 0], np.float32),
+        "student/std": std[None, :, None], "student/mean": mean[None, :, None],
+    }  # fmt: skip
+    for name, value in constants.items():
+        graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
     first = [
-        helper.make_node("Mul", [name, "student/std"], ["student/scaled"], name="/student/Mul"),
-        helper.make_node("Add", ["student/scaled", "student/mean"], ["student/latent"], name="/student/Add"),
+        helper.make_node("Mul", ["latent", "student/std"], ["student/scaled"], name="/student/Mul"),
+        helper.make_node("Add", ["student/scaled", "student/mean"], ["mean"], name="/student/Add"),
     ]
     nodes = [*first, *graph.node]
-    del graph.node[:]
+    del graph.node[:], graph.input[:]
     graph.node.extend(nodes)
-    return model
-
-
-def _first_layer(teacher: Bundle) -> Array:
-    """The weight of the first convolution behind the latent."""
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(str(teacher.file(teacher.stage("decoder").file))).graph
-    kept = {i.name: i for i in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Conv" and "latent" in node.input and node.input[1] in kept:
-            found: Array = numpy_helper.to_array(kept[node.input[1]])
-            return found
-    raise ModelError("the decoder of this voice does not begin with a convolution of the latent")
+    graph.input.append(helper.make_tensor_value_info("latent", onnx.TensorProto.FLOAT, [1, len(mean), "frames"]))
+    return whole
