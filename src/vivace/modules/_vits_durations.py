@@ -49,7 +49,7 @@ class ConvFlow(nn.Module):
         self.convs = DepthwiseStack(channels, kernel)
 
     def forward(self, x: Tensor, mask: Tensor, given: Tensor) -> Tensor:
-        still, moved = x.chunk(2, 1)
+        still, moved = x.split(1, 1)
         said = (self.proj(self.convs(self.pre(still), mask, given)) * mask).transpose(1, 2)[:, None]
         widths, heights, slopes = said.split([BINS, BINS, BINS - 1], -1)
         root = math.sqrt(self.channels)

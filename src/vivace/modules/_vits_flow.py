@@ -22,9 +22,9 @@ class WaveNet(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor | None) -> Tensor:
         total = torch.zeros_like(x)
         layers = len(self.in_layers)
-        given = self.cond_layer(speaker).chunk(layers, 1) if self.cond_layer is not None else [0.0] * layers
+        given = self.cond_layer(speaker).split(2 * self.hidden, 1) if self.cond_layer is not None else [0.0] * layers
         for k, (enter, leave) in enumerate(zip(self.in_layers, self.res_skip_layers, strict=True)):
-            signal, gate = (enter(x) + given[k]).chunk(2, 1)
+            signal, gate = (enter(x) + given[k]).split(self.hidden, 1)
             made = leave(torch.tanh(signal) * torch.sigmoid(gate))
             if k < layers - 1:
                 x = (x + made[:, : self.hidden]) * mask
@@ -38,12 +38,13 @@ class Coupling(nn.Module):
 
     def __init__(self, channels: int, hidden: int, kernel: int, dilation: int, layers: int, speaker: int) -> None:
         super().__init__()
-        self.pre, self.post = nn.Conv1d(channels // 2, hidden, 1), nn.Conv1d(hidden, channels // 2, 1)
+        self.half = channels // 2
+        self.pre, self.post = nn.Conv1d(self.half, hidden, 1), nn.Conv1d(hidden, self.half, 1)
         self.enc = WaveNet(hidden, kernel, dilation, layers, speaker)
         nn.init.zeros_(self.post.weight)
 
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor | None) -> Tensor:
-        still, moved = x.chunk(2, 1)
+        still, moved = x.split(self.half, 1)
         shift = self.post(self.enc(self.pre(still) * mask, mask, speaker)) * mask
         return torch.cat([still, (moved - shift) * mask], 1)
 

@@ -24,16 +24,22 @@ WEIGHTED = {"Conv", "ConvTranspose", "Gather"}
 def read(models: Iterable[Any]) -> tuple[Shape, dict[str, Array]]:
     """`models`: ONNX graphs that together are the voice. Raises ModelError if they are no VITS voice as PyTorch exports
     it, or were changed since: passes rename and replace weights."""
-    weights: dict[str, Array] = {}
-    nodes: dict[str, Any] = {}
-    for model in models:
-        _collect(model.graph, weights, nodes)
+    found, nodes = weights(models)
     try:
-        return _shape(weights, nodes), weights
+        return _shape(found, nodes), found
     except (KeyError, StopIteration, ValueError) as error:
         raise ModelError(
             f"this graph is no VITS voice as it was exported: {error} is not where it should be; import the original"
         ) from None
+
+
+def weights(models: Iterable[Any]) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The weights by name, and the nodes that use them by the names of their modules."""
+    found: dict[str, Array] = {}
+    nodes: dict[str, Any] = {}
+    for model in models:
+        _collect(model.graph, found, nodes)
+    return found, nodes
 
 
 def _collect(graph: Any, weights: dict[str, Array], nodes: dict[str, Any]) -> None:
@@ -46,6 +52,8 @@ def _collect(graph: Any, weights: dict[str, Array], nodes: dict[str, Any]) -> No
             weights[name] = numpy_helper.to_array(tensor)
     for node in graph.node:
         owner, _, _ = node.name.strip("/").rpartition("/")
+        if node.op_type == "LayerNormalization":
+            nodes[owner.replace("/", ".")] = node
         if node.op_type not in WEIGHTED or owner.split("/")[0] not in PARTS:
             continue
         place = 0 if node.op_type == "Gather" else 1
@@ -70,7 +78,7 @@ def _shape(w: dict[str, Array], nodes: dict[str, Any]) -> Shape:
     speakers = w["emb_g.weight"].shape if "emb_g.weight" in w else (0, 0)
     return Shape(
         tokens=int(tokens),
-        decoder=_generator(w, nodes),
+        decoder=generator(w, nodes),
         channels=w["enc_p.proj.weight"].shape[0] // 2,
         hidden=int(hidden),
         filter=w["enc_p.encoder.ffn_layers.0.conv_1.weight"].shape[0],
@@ -85,13 +93,15 @@ def _shape(w: dict[str, Array], nodes: dict[str, Any]) -> Shape:
         stochastic=stochastic,
         duration_filter=w["dp.pre.weight" if stochastic else "dp.conv_1.weight"].shape[0],
         duration_kernel=w["dp.convs.convs_sep.0.weight" if stochastic else "dp.conv_1.weight"].shape[2],
-        duration_flows=count(r"dp\.flows\.(\d+)\.pre\.weight") // 2 if stochastic else 0,
+        duration_flows=count(r"dp\.flows\.(\d+)\.pre\.weight") // 2 if stochastic else Shape.duration_flows,
+        duration_least=Shape.duration_least if stochastic else _least(nodes.get("dp.norm_1")),
         speakers=int(speakers[0]),
         speaker_channels=int(speakers[1]),
     )
 
 
-def _generator(w: dict[str, Array], nodes: dict[str, Any]) -> GeneratorShape:
+def generator(w: dict[str, Array], nodes: dict[str, Any]) -> GeneratorShape:
+    """The sizes of the decoder. Raises KeyError or ValueError if there is none."""
     ups = [nodes[f"dec.ups.{k}"] for k in range(sum(name.startswith("dec.ups.") for name in nodes))]
     kinds = "convs1" if "dec.resblocks.0.convs1.0.weight" in w else "convs"
     total = 1 + max(int(name.split(".")[2]) for name in nodes if name.startswith("dec.resblocks."))
@@ -111,6 +121,12 @@ def _generator(w: dict[str, Array], nodes: dict[str, Any]) -> GeneratorShape:
         speaker_channels=w["dec.cond.weight"].shape[1] if "dec.cond.weight" in w else 0,
         last_bias="dec.conv_post.bias" in w,
     )
+
+
+def _least(norm: Any) -> float:
+    """What a norm adds to the variance, to seven digits: the graph holds it as float32."""
+    given = [a.f for a in norm.attribute if a.name == "epsilon"] if norm is not None else []
+    return float(f"{given[0]:.7g}") if given else Shape.duration_least
 
 
 def _ints(node: Any, name: str) -> list[int]:

@@ -31,18 +31,21 @@ class RelativeAttention(nn.Module):
 
     def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
         """`allowed` [batch, 1, time, time] is 1 where one token may see another."""
+        batch, _, time = x.shape
         q, k, v = (
-            conv(x).unflatten(1, (self.heads, -1)).transpose(2, 3) for conv in (self.conv_q, self.conv_k, self.conv_v)
+            conv(x).reshape(batch, self.heads, -1, time).transpose(2, 3)
+            for conv in (self.conv_q, self.conv_k, self.conv_v)
         )
         q = q / math.sqrt(q.shape[-1])
-        places = torch.arange(x.shape[-1], device=x.device)
+        scores, by_offset = q @ k.transpose(-2, -1), q @ self.emb_rel_k[0].T
+        places = torch.arange(time, device=x.device)
         offset = places - places[:, None] + self.window
-        near = ((offset >= 0) & (offset <= 2 * self.window)).to(x.dtype)
-        offset = offset.clamp(0, 2 * self.window).expand(q.shape[0], self.heads, -1, -1)
-        scores = q @ k.transpose(-2, -1) + (q @ self.emb_rel_k[0].T).gather(-1, offset) * near
+        near = (offset >= 0) & (offset <= 2 * self.window)
+        scores = scores + by_offset.gather(-1, (offset * near).expand_as(scores)) * near
         shares = scores.masked_fill(allowed == 0, -1e4).softmax(-1)
-        by_offset = torch.zeros(*shares.shape[:-1], 2 * self.window + 1, dtype=x.dtype, device=x.device)
-        by_offset = by_offset.scatter_add(-1, offset, shares * near)
+        seen = places[:, None] + torch.arange(-self.window, self.window + 1, device=x.device)
+        inside = (seen >= 0) & (seen < time)
+        by_offset = shares.gather(-1, (seen * inside).expand_as(by_offset)) * inside
         mixed = shares @ v + by_offset @ self.emb_rel_v[0]
         made: Tensor = self.conv_o(mixed.transpose(2, 3).flatten(1, 2))
         return made
@@ -89,10 +92,10 @@ class TextEncoder(nn.Module):
         self.emb = nn.Embedding(tokens, hidden)
         nn.init.normal_(self.emb.weight, 0.0, hidden**-0.5)
         self.encoder = Encoder(hidden, inner, heads, layers, kernel, window)
-        self.proj = nn.Conv1d(hidden, 2 * channels, 1)
+        self.channels, self.proj = channels, nn.Conv1d(hidden, 2 * channels, 1)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is read [batch, hidden, tokens], and mean and log scale [batch, channels, tokens]."""
         x = self.encoder((self.emb(tokens) * self.scale).transpose(1, 2), mask)
-        mean, log_scale = (self.proj(x) * mask).chunk(2, 1)
+        mean, log_scale = (self.proj(x) * mask).split(self.channels, 1)
         return x, mean, log_scale

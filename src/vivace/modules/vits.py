@@ -79,7 +79,7 @@ class Vits(nn.Module):
         read, mean, log_scale = self.enc_p(tokens, mask)
         lasts = torch.exp(self.dp(read, mask, noise, speaker)) * mask * length_scale
         frames = torch.ceil(lasts)[:, 0].long()
-        path = expansion(frames)
+        path = expansion(frames).to(mean.dtype)
         return mean @ path, log_scale @ path, frames
 
     def forward(
@@ -116,6 +116,38 @@ def from_coqui(config: Mapping[str, Any], weights: Mapping[str, Array]) -> Vits:
     from vivace.modules._vits_coqui import read, shape
 
     return _filled(shape(config), read(weights))
+
+
+def part(name: str, shape: Mapping[str, Any]) -> Any:
+    """A stage of a bundle as a module with `inputs`, `outputs` and `timed`; its weights are loaded into its `voice`."""
+    from vivace.modules import _vits_parts
+
+    return _vits_parts.part(name, shape)
+
+
+def parts_from_onnx(
+    models: Mapping[str, Any], known: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, dict[str, Array]]]:
+    """The shape, as a manifest keeps it, and the weights of each of the stages `models`. `known` is the shape where
+    other stages are modules already. Raises ModelError if they are not as PyTorch exported them."""
+    from vivace.modules import _vits_parts
+
+    return _vits_parts.read_parts(models, known)
+
+
+def to_onnx(module: Vits) -> Any:
+    """The module as a ModelProto with the signature of Piper's voices; `from_onnx` gives the same module again."""
+    from vivace.modules._vits_export import to_onnx
+
+    return to_onnx(module)
+
+
+def to_coqui(module: Vits) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The `model_args` of a Coqui config, and the weights that belong under "model" in its checkpoint. Raises
+    ModelError for a voice that Coqui's VITS cannot be."""
+    from vivace.modules._vits_coqui import model_args, write
+
+    return model_args(module.shape), write({n: v.detach().cpu().numpy() for n, v in module.state_dict().items()})
 
 
 def _filled(shape: Shape, weights: Mapping[str, Array]) -> Vits:
