@@ -1,4 +1,4 @@
-"""vivace distill: a small student that speaks step by step, taught by a voice."""
+"""vivace distill: a small student that speaks step by step, or a cheaper decoder, taught by a voice."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ HELP = """Teaches a small autoregressive student to speak as a Piper voice does.
 
   vivace distill voice -o student --texts sentences.txt --minutes 60
 
-The voice speaks the sentences (several thousand, one a line) without noise; the student learns its latents, and the
-voice's own decoder stays its vocoder. Interrupt it and run the same command again: it goes on where it was, and more
-minutes go on from what was learned. What the student is worth, vivace evaluate and vivace benchmark tell.
+The voice speaks the sentences (several thousand, one a line) without noise; the student learns the frames it makes
+them of, and the voice's own flow and decoder stay its vocoder. Interrupt it and run the same command again: it goes on
+where it was, and more minutes go on from what was learned. What the student is worth, vivace evaluate and vivace
+benchmark tell.
 
   vivace distill sample --student trained -o student
 
-With --student nothing is trained: a student that was made so before gets its voice's decoder again.
+With --student nothing is trained: a student that was made so before gets its voice's vocoder again.
+
+  vivace distill voice --decoder -o lighter --texts sentences.txt --minutes 120
+
+With --decoder the voice stays what it is, but for a decoder that does a third of the work: convolutions up to some kHz
+and an inverse STFT. It learns from what the old decoder makes, first by distance, then against critics; the curve is
+drawn beside the checkpoints. vivace export writes the voice as one file, as any other.
 
   vivace distill model --causal -o copy --texts sentences.txt --minutes 30
 
@@ -41,6 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", type=Path, help="a trained student's folder: config.json and model.safetensors")
     parser.add_argument("--work", type=Path, help="where lessons and checkpoints are kept (default: beside the output)")
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")
+    parser.add_argument("--decoder", action="store_true", help="teach a cheaper decoder, keep the rest of the voice")
     parser.add_argument("--causal", action="store_true", help="make a causal copy of a model that looks ahead")
     add_settings(parser, Settings)
 
@@ -57,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     said = texts.from_file(args.texts)
     if args.causal:
         return _causal(args, said, settings)
+    if args.decoder:
+        return _decoder(args, said, settings)
     with progress(args) as tell:
         made = distill(
             find_bundle(args.model),
@@ -76,6 +86,22 @@ def _told(args: argparse.Namespace, made: Bundle) -> int:
     else:
         print(f"{made.path}: {made.size / 1e6:.1f} MB")
     return EXIT_OK
+
+
+def _decoder(args: argparse.Namespace, said: list[str], settings: Settings) -> int:
+    from vivace.workflows import distill_decoder
+
+    with progress(args) as tell:
+        made = distill_decoder.distill_decoder(
+            find_bundle(args.model),
+            args.out,
+            said,
+            distill_decoder.Settings(minutes=settings.minutes, seed=settings.seed),
+            work=args.work,
+            overwrite=args.force,
+            progress=tell,
+        )
+    return _told(args, made)
 
 
 def _causal(args: argparse.Namespace, said: list[str], settings: Settings) -> int:

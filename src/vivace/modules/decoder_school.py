@@ -149,7 +149,7 @@ class School:
         true = crops.inner(true)
         with torch.autocast("cpu", torch.bfloat16):
             if self._guide is not None:
-                made, known = self.student.with_features(latents)  # type: ignore[operator]
+                made, known = self.student.with_features(latents)
             else:
                 made, known = self.student(latents), []
         said = crops.inner(made[:, 0].float())

@@ -21,7 +21,6 @@ from vivace.core import registry
 from vivace.core.bundle import Bundle, atomic_file
 from vivace.core.contracts import Progress
 from vivace.core.errors import ModelError, UsageError, VivaceError
-from vivace.core.machine import cores
 from vivace.core.stage import Array, RuntimeOptions, Session
 
 DURATIONS = "vivace_durations"
@@ -140,5 +139,5 @@ def _timed_text(bundle: Bundle) -> Session:
         path = Path(folder) / "text.onnx"
         onnx.save(model, str(path))
         runtime = registry.load("runtimes", "onnxruntime")
-        opened: Session = runtime.open(replace(stage, runtime="onnxruntime"), path, RuntimeOptions(threads=cores()))
+        opened: Session = runtime.open(replace(stage, runtime="onnxruntime"), path, RuntimeOptions(threads=1))
     return opened

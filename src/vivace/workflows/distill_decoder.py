@@ -167,9 +167,7 @@ def with_decoder(teacher: Bundle, student: Any, out: Path, told: dict[str, Any],
         swapped = teacher.derive(Path(place) / "swapped", None, change)
         model = family.export(swapped, Path(place) / "file")[0]
         made: Bundle = family.import_(model, Path(place) / "voice")
-        step = Step("distill_decoder", VERSION, told, teacher.digest)
-        history = (*teacher.history, step)
-        return made.derive(out, None, overwrite=overwrite, name=teacher.name, history=history)
+        return made.derive(out, Step("distill_decoder", VERSION, told), overwrite=overwrite, name=teacher.name)
 
 
 def decoder_graph(student: Any, teacher: Bundle) -> Any:
