@@ -175,6 +175,25 @@ def test_long_texts_are_spoken_side_by_side(toy: Bundle, meddle: Callable[..., A
         assert ends(pool.events()) == {"a": "stop", "b": "stop"}
 
 
+def test_where_many_wait_chunks_are_larger_and_the_audio_is_the_same(toy: Bundle, gate: Gate) -> None:
+    text = "a sentence that lasts for many frames and some more of them."
+    with engine(toy) as alone:
+        spoken = run(alone, Request("alone", text, chunk_frames=2))
+    pieces = sum(event.audio is not None for event in spoken)
+    with Pool(toy, workers=1) as pool:
+        pool.submit(Request("0", text, chunk_frames=2))
+        assert gate.entered.wait(PATIENCE)  # the first was taken while nobody else was there
+        for k in range(1, 9):
+            pool.submit(Request(str(k), text, chunk_frames=2))
+        gate.opened.set()
+        events = list(pool.events())
+    counts = [sum(e.audio is not None for e in events if e.request_id == str(k)) for k in range(9)]
+    assert counts[0] == pieces
+    assert max(counts[1:]) < pieces
+    for k in range(9):
+        assert np.array_equal(audio_of(events, str(k)).samples, audio_of(spoken, "alone").samples)
+
+
 def test_the_time_in_the_queue_counts(toy: Bundle, gate: Gate) -> None:
     ticks = iter(range(10_000))
     with Pool(toy, 1, clock=lambda: float(next(ticks))) as pool:

@@ -22,6 +22,7 @@ from vivace.engine.engine import Engine
 from vivace.engine.sessions import open_sessions
 
 MOST_REQUESTS = 256  # that have not ended
+MOST_LARGER = 4  # times as large as asked for may the first chunk be, where many wait
 MOST_EVENTS = 64  # that were not read; with more, the workers wait
 
 
@@ -173,11 +174,18 @@ class Pool:
                 self._new_next = not self._begun
                 slot = self._roomy() or (self._spare.pop() if self._spare else self._slot())
             for _ in range(min(self._batch - slot.engine.load, len(self._new))):
-                request = self._new.popleft()
+                request = self._paced(self._new.popleft())
                 slot.engine.add(request)
                 self._where[request.id] = slot
             self._cancel_in(slot)
             return slot
+
+    def _paced(self, request: Request) -> Request:
+        """With more requests than can be spoken at once, every chunk waits for its turn: fewer and larger ones compute
+        less context twice, and last until the next. Powers of two: the sizes stay few."""
+        waiting = len(self._where) // (self.workers * self._batch)
+        times = min(MOST_LARGER, 1 << max(waiting, 1).bit_length() - 1)
+        return replace(request, chunk_frames=request.chunk_frames * times) if times > 1 else request
 
     def _roomy(self) -> _Slot | None:
         """A slot in the queue, and out of it, that more requests can join."""

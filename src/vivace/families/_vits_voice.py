@@ -11,7 +11,7 @@ from vivace.core import registry
 from vivace.core.audio import Audio
 from vivace.core.bundle import Bundle
 from vivace.core.errors import UsageError
-from vivace.core.speech import Request, Row
+from vivace.core.speech import FIRST_CHUNK, Request, Row
 from vivace.core.stage import Array, Session
 from vivace.families import _vits_graph as vits
 from vivace.families._vits_windows import FLOW_WINDOW, WINDOW, Vocoder
@@ -89,9 +89,10 @@ class Voice:
         return [self._render(row) for row in rows]
 
     def _render(self, row: Row) -> Audio:
-        """In a stream, the flow runs ahead by as much as the listener has to play meanwhile."""
-        stop = row.rendered + row.due
-        ahead = row.before + row.rendered if row.request.chunk_frames else FLOW_WINDOW
+        """In a stream, the flow runs ahead by as much as the listener has to play meanwhile; further, where chunks are
+        larger than they must be: then many are waiting, and context that is computed twice counts more."""
+        stop, first = row.rendered + row.due, row.request.chunk_frames
+        ahead = row.before + row.rendered + 4 * max(0, first - FIRST_CHUNK) if first else FLOW_WINDOW
         prior, latent = row.state["prior"], row.state["latent"]
         samples, latent = self._vocoder.samples(prior, latent, row.rendered, stop, ahead)
         row.rendered, row.state = stop, {"prior": prior, "latent": latent}
