@@ -105,9 +105,11 @@ def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
 
 def export(bundle: Bundle, out: Path) -> list[Path]:
     """NAME.onnx and NAME.onnx.json, as piper-tts reads them, and NAME.tokens.txt for sherpa-onnx (whose metadata
-    are inside the model). `out` is a folder, or the .onnx file itself."""
+    are inside the model). `out` is a folder, or the .onnx file itself. Raises ModelError if a stage is no graph."""
     import onnx
 
+    if other := next((s for s in bundle.stages if Path(s.file).suffix != ".onnx"), None):
+        raise ModelError(f"stage {other.name} ({other.runtime}) is no ONNX graph; export the voice as it was before")
     config = json.loads(bundle.file(VOICE).read_text(encoding="utf-8"))
     model = vits.join({s.name: onnx.load(str(bundle.file(s.file))) for s in bundle.stages}, _sherpa(bundle, config))
     file = out if out.suffix == ".onnx" else out / f"{bundle.name}.onnx"

@@ -142,12 +142,58 @@ def to_onnx(module: Vits) -> Any:
     return to_onnx(module)
 
 
-def to_coqui(module: Vits) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The `model_args` of a Coqui config, and the weights that belong under "model" in its checkpoint. Raises
-    ModelError for a voice that Coqui's VITS cannot be."""
-    from vivace.modules._vits_coqui import model_args, write
+def built(shape: Mapping[str, Any], weights: Mapping[str, Array]) -> Vits:
+    """The module of a shape, as a manifest keeps it, and its weights. Raises ModelError if they do not fit."""
+    from vivace.modules._vits_parts import shape_from
 
-    return model_args(module.shape), write({n: v.detach().cpu().numpy() for n, v in module.state_dict().items()})
+    return _filled(shape_from(shape), weights)
+
+
+def read_coqui(config: Mapping[str, Any], weights: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The shape, as a manifest keeps it, that a Coqui `config.json` describes, and the weights under their own names:
+    weight norm folded, what speaks alone, what is quantized as it is. Raises ModelError if it is no plain VITS."""
+    from vivace.modules._vits_coqui import read, shape
+    from vivace.modules._vits_parts import plain
+
+    return plain(shape(config)), read(weights)
+
+
+def to_coqui(
+    shape: Mapping[str, Any], weights: Mapping[str, Tensor], known: Mapping[str, Any], *, whole: bool
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The `model_args` of a Coqui config (`known` are those it has) and the weights under Coqui's names. `whole`: with
+    weight norm and what training needs, as coqui-tts loads them; else as they are.
+
+    Raises ModelError for a voice that Coqui's VITS cannot be."""
+    from vivace.modules._vits_coqui import model_args, write
+    from vivace.modules._vits_coqui_rest import complete
+    from vivace.modules._vits_parts import shape_from
+
+    args = {**known, **model_args(shape_from(shape))}
+    named = write(weights)
+    return args, complete(named, args) if whole else named
+
+
+def coqui_layer(name: str, *, back: bool = False) -> str:
+    """Coqui's name of a layer, or, `back`, ours of theirs."""
+    from vivace.modules import _vits_coqui as coqui
+
+    found = coqui.renamed(f"{name}.weight", coqui.NAMES if back else coqui.BACK)
+    return (found or "").removesuffix(".weight")
+
+
+def floats(shape: Mapping[str, Any], weights: Mapping[str, Tensor], quantized: Mapping[str, str]) -> dict[str, Tensor]:
+    """All weights as float32 in full size: what is quantized or sparse is widened. `quantized` names the layers."""
+    from vivace.modules._vits_parts import shape_from
+    from vivace.modules.quantized import SCALE, axis_of, dense, widened
+
+    with torch.device("meta"):
+        voice = Vits(shape_from(shape))
+    found = dense(weights, {name: tuple(value.shape) for name, value in voice.state_dict().items()})
+    for name in quantized:
+        layer, key = voice.get_submodule(name), f"{name}.weight"
+        found[key] = widened(found[key], found.pop(key + SCALE), axis_of(layer))
+    return {name: value.float() for name, value in found.items()}
 
 
 def _filled(shape: Shape, weights: Mapping[str, Array]) -> Vits:

@@ -34,7 +34,8 @@ def accepts(stage: Stage, settings: Settings) -> str | None:
     if settings.stages and stage.name not in settings.stages:
         return "not among the stages asked for"
     if Path(stage.file).suffix[1:] not in runtime.FORMATS:
-        return f"{settings.runtime} reads {', '.join(runtime.FORMATS)} files"
+        made = ", which pass to_torch makes" if settings.runtime == "torch" else ""
+        return f"{settings.runtime} reads {', '.join(runtime.FORMATS)} files{made}"
     if settings.precision not in offered:
         return (
             f"this machine computes {', '.join(offered)} in {settings.runtime}, not {settings.precision}"
@@ -61,6 +62,5 @@ def placed(stage: Stage, settings: Settings) -> Stage:
     words = [settings.precision if word in ("fp32", "bf16") else word for word in stage.precision.split(", ")]
     if settings.precision == "bf16" and "bf16" not in words:
         words.append("bf16")
-    return replace(
-        stage, runtime=settings.runtime, precision=", ".join(words), options={"precision": settings.precision}
-    )
+    options = {**stage.options, "precision": settings.precision}
+    return replace(stage, runtime=settings.runtime, precision=", ".join(words), options=options)
