@@ -18,9 +18,10 @@ MAY_IMPORT = {
     "core": {"core"},
     **{sister: {"core", sister} for sister in SISTERS},
     "engine": {"core", "engine"},
-    "workflows": {"core", "engine", "workflows"},
-    "server": {"core", "engine", "server"},
-    "cli": {"core", "engine", "workflows", "server", "cli"},
+    "listening": {"core", "listening"},
+    "workflows": {"core", "engine", "listening", "workflows"},
+    "server": {"core", "engine", "listening", "server"},
+    "cli": {"core", "engine", "listening", "workflows", "server", "cli"},
 }
 REGISTRY = ("core", "registry.py")
 CORE_NEEDS = {"numpy"}  # beside the standard library

@@ -39,7 +39,7 @@ def test_health_and_the_interface(served: Served) -> None:
     assert httpx.get(f"{served.url}/health/live").json() == {"status": "live"}
     assert httpx.get(f"{served.url}/health/ready").json() == {"status": "ready"}
     paths = httpx.get(f"{served.url}/openapi.json").json()["paths"]
-    assert set(paths) == {"/v1/audio/speech", "/v1/models", "/v1/models/{name}", "/v1/audio/voices"}
+    assert set(paths) == {"/v1/audio/speech", "/v1/models", "/v1/models/{name}", "/v1/audio/voices", "/v1/evidence"}
 
 
 def test_the_interfaces_page_fetches_nothing_from_elsewhere(served: Served) -> None:

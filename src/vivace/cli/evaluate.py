@@ -11,11 +11,13 @@ from vivace.core.machine import cache_folder
 from vivace.core.report import Report
 
 HELP = """Speaks the evaluation sentences and scores every clip. Each figure comes with its 95% interval
-(bootstrap by sentence). Predicted MOS is what a network (DistillMOS) thinks listeners would say, not what they said.
+(bootstrap by sentence). Predicted MOS is what a network (DistillMOS) thinks listeners would say, not what they said;
+what they said in a listening test (vivace listen) stands in a table of its own.
 
   vivace evaluate voice
   vivace evaluate small --reference voice        also the metrics that compare clip with clip
   vivace evaluate voice --metrics predicted_mos,wer --texts 40
+  vivace evaluate small --listened test.sqlite   with MOS by listeners
 """
 
 
@@ -26,18 +28,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--texts", type=int, default=100, help="how many of the built-in sentences (default 100)")
     parser.add_argument("--file", type=Path, help="your own sentences instead, one a line")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    parser.add_argument("--listened", type=Path, metavar="TEST", help="a listening test that the bundle was rated in")
     parser.add_argument("-o", "--out", type=Path, help="write the report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
+    from vivace.listening.store import Store as Listened
     from vivace.workflows import texts
     from vivace.workflows.clips import Store
     from vivace.workflows.evaluate import evaluate
+    from vivace.workflows.listening import with_listeners
 
     sentences = texts.from_file(args.file) if args.file else texts.evaluation(args.texts)
     metrics = [name.strip() for name in args.metrics.split(",") if name.strip()]
     bundle = find_bundle(args.model)
     reference = find_bundle(args.reference) if args.reference else None
+    store = Listened(args.listened) if args.listened else None
     with progress(args) as tell:
         report = evaluate(
             bundle,
@@ -48,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
             store=Store(cache_folder() / "evaluate"),
             progress=tell,
         )
+    if store:
+        report = with_listeners(report, store)
     if args.out:
         write_out(args.out, report.to_json().encode())
     if args.json:
@@ -69,8 +77,18 @@ def _show(report: Report, name: str) -> None:
             {"up": "higher", "down": "lower", "none": ""}[m.better],
         ]
         for m in report.measurements
+        if m.name in report.details["scores"]
     ]
     title = f"{name}: {report.settings['texts']} sentences, {report.details['audio_seconds']:.0f} s of speech"
     table(title, ["metric", "mean", "95% interval", "worst tenth", "unit", "better is"], rows)
+    for heard in report.details.get("listening", ()):
+        interval = "unknown" if heard["low"] is None else f"[{heard['low']:.2f}, {heard['high']:.2f}]"
+        counts = [str(heard[key]) for key in ("listeners", "clips", "ratings", "screened_out")]
+        columns = ["MOS by listeners", "mean", "95% interval", "listeners", "clips", "ratings", "screened out"]
+        table(
+            f"What people said, in {heard['test']!r}",
+            columns,
+            [[heard["system"], f"{heard['mos']:.2f}", interval, *counts]],
+        )
     if report.details["skipped"]:
         print(f"not measured without --reference: {', '.join(report.details['skipped'])}")

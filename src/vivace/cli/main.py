@@ -26,6 +26,7 @@ VERBS = {
     "benchmark": "time several models side by side",
     "distill": "teach a small autoregressive student to speak as a voice does",
     "serve": "speak over HTTP, as OpenAI's speech interface does",
+    "listen": "blind listening tests with people: make, invite, read",
     "report": "show or rebuild the evidence of an optimized bundle",
     "export": "write the model as other tools load it",
     "list": "families, passes, metrics, runtimes and recipes",

@@ -22,7 +22,7 @@ HELP = """Serves bundles over HTTP as OpenAI's speech interface does: any of its
 
 A model without NAME= is called as its voice is. The port answers when every model has spoken once.
 Keys: put them into a file, one a line, and name it with --keys; clients send Authorization: Bearer KEY.
-/health/ready, /metrics (Prometheus), /docs (the interface).
+/ (the page: type and hear), /health/ready, /metrics (Prometheus), /docs (the interface).
 """
 
 
@@ -52,6 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-minute", type=float, default=0.0, help="requests of one client (default: any number)")
     parser.add_argument("--origin", action="append", default=[], help="of web pages that may call (default: none)")
     parser.add_argument("--wyoming", type=int, metavar="PORT", help="speak Wyoming too (Home Assistant; often 10200)")
+    parser.add_argument(
+        "--listen", type=Path, action="append", default=[], metavar="TEST", help="a listening test, see vivace listen"
+    )
     parser.add_argument("--log-text", action="store_true", help="write what is spoken into the log")
 
 
@@ -70,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings(
         models=dict(_chain(text) for text in args.models), queue=args.queue, cores=args.cores, patience=args.patience,
         deadline=args.deadline, megabytes=_megabytes(args.memory), keys=_keys(args.keys), per_minute=args.per_minute,
-        origins=tuple(args.origin), log_text=args.log_text, shed_above=args.shed_above,
+        origins=tuple(args.origin), log_text=args.log_text, listen=tuple(args.listen), shed_above=args.shed_above,
     )  # fmt: skip
     if len(settings.models) < len(args.models):
         raise UsageError("two models have the same name; name them: NAME=BUNDLE")

@@ -166,14 +166,19 @@ class Chain:
     def ready(self) -> bool:
         return any(v.runner.alive and v.breaker.state != "open" for v in self.variants)
 
-    async def speak(self, request: Request, *, whole: bool = False) -> AsyncGenerator[tuple[str, Event], None]:
-        """Events with the name of the variant that made them; `whole` holds all back until it is known to be good.
+    async def speak(
+        self, request: Request, *, whole: bool = False, only: str = ""
+    ) -> AsyncGenerator[tuple[str, Event], None]:
+        """Events with the name of the variant that made them; `whole` holds all back until it is known to be good;
+        `only` names the one variant that may speak.
         Raises TextError for what no variant could speak, Broken or Unavailable. Leaving early cancels.
 
         A fault is held against its variant once another has spoken the same text: what all fail may be the text."""
         reasons = []
         faults: list[tuple[Variant, Faulty]] = []
         for variant in self._order():
+            if only and variant.name != only:
+                continue
             trial = variant.breaker.state == "half-open"
             if not variant.runner.alive or not variant.breaker.allows():
                 reasons.append(f"{variant.name} is {'resting' if variant.runner.alive else 'not running'}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from vivace import __version__
-from vivace.server import live, speech
+from vivace.server import listen, live, page, speech
 from vivace.server.guard import Guard
 from vivace.server.service import Service, Settings
 from vivace.server.wire import PROBLEMS, ApiError, problem
@@ -45,8 +46,27 @@ def create_app(settings: Settings) -> FastAPI:
         )  # fmt: skip
     app.include_router(speech.router)
     app.include_router(live.router)
+    app.include_router(page.router)
+    app.include_router(page.assets)
+    if settings.listen:
+        listen.add(app, settings.listen)
     _add_lists(app, service)
     _add_health(app, service)
+    _add_errors(app)
+    return app
+
+
+def create_listening_app(paths: Sequence[Path]) -> FastAPI:
+    """Listening tests and nothing else. Raises UsageError for a file that is none."""
+    app = FastAPI(title="Vivace", version=__version__, openapi_url=None)
+    app.add_middleware(Guard, settings=Settings({}))
+    app.include_router(page.assets)
+    listen.add(app, paths)
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
     _add_errors(app)
     return app
 

@@ -16,11 +16,12 @@ from vivace.server.service import Settings
 from vivace.server.wire import ApiError
 
 log = logging.getLogger(__name__)
+LISTENERS = "/listen/api/"
 MOST_CLIENTS = 10_000  # whose rate is remembered
 
 
 class Guard:
-    """ASGI middleware for all below /v1."""
+    """ASGI middleware for all below /v1, and for what listeners send: they bring signed links instead of keys."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._settings = app, settings
@@ -28,15 +29,15 @@ class Guard:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests left, and when that was
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or not scope["path"].startswith("/v1/"):
+        if scope["type"] not in ("http", "websocket") or not scope["path"].startswith(("/v1/", LISTENERS)):
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         try:
             if scope["type"] == "websocket":
                 self._check_origin(headers)
-            client = self._client(scope, headers)
-            self._count(client)
+            if not scope["path"].startswith(LISTENERS):
+                self._count(self._client(scope, headers))
             if scope["type"] == "http":
                 receive = await self._whole_body(headers, receive)
         except ApiError as error:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from vivace.core.errors import MissingDependency, UsageError, VivaceError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from vivace.server.service import Settings
 
 log = logging.getLogger(__name__)
@@ -68,6 +71,22 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000, wyoming
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def serve_listening(tests: Sequence[Path], host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Lets listeners in until SIGINT or SIGTERM. Raises UsageError for a port that cannot be had or a file that is no
+    listening test, MissingDependency without the extra `serve`."""
+    try:
+        import uvicorn
+
+        from vivace.server.app import create_listening_app
+    except ImportError as error:
+        raise MissingDependency(error.name or "fastapi", "serve") from None
+    app = create_listening_app(tests)
+    with bind(host, port) as listening:
+        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=15)
+        log.info("listeners are welcome on http://%s:%d", host, listening.getsockname()[1])
+        uvicorn.Server(config).run([listening])
 
 
 def bind(host: str, port: int) -> socket.socket:

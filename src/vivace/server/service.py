@@ -41,7 +41,7 @@ class Settings:
     ended (0: never). `origins`: of web pages that may call (CORS). `wyoming`: a bound
     socket for that protocol. `megabytes`: memory for the server and all its processes (0: any); see Budget.
     `stall_seconds`: after which a client that reads nothing is cut off. `shed_above`: requests of a model with which
-    its fastest variant speaks first (0: never)."""
+    its fastest variant speaks first (0: never). `listen`: files of listening tests."""
 
     models: Mapping[str, Sequence[Path]]
     queue: int = 64
@@ -58,6 +58,7 @@ class Settings:
     megabytes: float = 0.0
     shed_above: int = 0
     wyoming: socket.socket | None = None
+    listen: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,13 @@ class Model:
         if not asked or asked in OPENAI_VOICES:
             return ""
         raise ApiError(400, f"unknown voice {asked[:60]!r}; known: {', '.join(self.voices)}", param="voice")
+
+    def variant(self, asked: str) -> str:
+        """Raises ApiError for a variant that there is not; "" means the chain."""
+        names = [variant.name for variant in self.chain.variants]
+        if asked and asked not in names:
+            raise ApiError(400, f"unknown variant {asked[:60]!r}; known: {', '.join(names)}", param="variant")
+        return asked
 
 
 class Service:
@@ -156,7 +164,7 @@ class Service:
         raise ApiError(404, f"unknown model {asked[:60]!r}; known: {known}", param="model", code="model_not_found")
 
     async def speak(
-        self, model: Model, request: Request, *, whole: bool = False
+        self, model: Model, request: Request, *, whole: bool = False, only: str = ""
     ) -> AsyncGenerator[tuple[str, Event], None]:
         """See Chain.speak. Raises ApiError where the queue is full, the server is going down or time is up."""
         if self.stopping:
@@ -172,7 +180,7 @@ class Service:
             async with asyncio.timeout_at(end):
                 await self.budget.enter(model.name)
             try:
-                async with contextlib.aclosing(model.chain.speak(request, whole=whole)) as events:
+                async with contextlib.aclosing(model.chain.speak(request, whole=whole, only=only)) as events:
                     while True:
                         async with asyncio.timeout_at(end):  # of waiting: a client may read as slowly as it likes
                             found = await anext(events, None)

@@ -44,6 +44,7 @@ async def speech(body: Speech, request: Request) -> Response:
     arrived = time.perf_counter()
     service: Service = request.app.state.service
     model = service.model(body.model)
+    only = model.variant(body.variant)
     try:
         asked = Asked(
             uuid.uuid4().hex, body.input, voice=model.voice(body.voice_id), speed=body.speed, seed=body.seed,
@@ -55,7 +56,7 @@ async def speech(body: Speech, request: Request) -> Response:
     log.info("%s: %d characters for %s as %s%s", asked.id, len(asked.text), model.name, body.response_format, told)
     codec = encoder(body.response_format, model.bundle.sample_rate)  # now: while the voice is at work
     at_once = body.stream_format is None and body.response_format in WHOLE
-    events = service.speak(model, asked, whole=at_once)
+    events = service.speak(model, asked, whole=at_once, only=only)
     pieces = _pieces(events, asked, Stopwatch(service.metrics, model.name, arrived), request)
     first = await _unless_gone(pieces, request)
     if first is None:

@@ -35,6 +35,9 @@ class Speech(BaseModel):
         description="sse: base64 in server-sent events. A wav without it comes whole, with its true length.",
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="Of Vivace: the same seed, the same samples.")
+    variant: str = Field(
+        default="", max_length=200, description="Of Vivace: the one variant that may speak (default: the chain)."
+    )
 
     @property
     def voice_id(self) -> str:

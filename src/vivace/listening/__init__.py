@@ -1,0 +1,1 @@
+"""Listening tests with people: who hears what, what they said, and what it means."""
