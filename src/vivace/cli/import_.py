@@ -13,6 +13,7 @@ HELP = """Turns a model into a bundle: a folder with the model's stages, its set
 The import proves that the stages together equal the model.
 
   vivace import voice.onnx -o voice       a Piper voice (voice.onnx.json beside it)
+  vivace import commands.keras -o heard   a Keras model, with the adapter commands.json beside it
   vivace import sample -o joe             the real voice that comes with vivace[samples]
 """
 
@@ -21,13 +22,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=f"the model's file or folder, or {SAMPLE!r}")
     parser.add_argument("-o", "--out", required=True, type=Path, help="the bundle's folder")
     parser.add_argument("--family", default="", help="the model's family (default: the one that recognises it)")
+    parser.add_argument("--adapter", help="a JSON that says how a Keras or plain model is fed (default: NAME.json)")
+    parser.add_argument(
+        "--custom", action="append", metavar="MODULE:CLASS", help="a class that a Keras or PyTorch file needs"
+    )
+    parser.add_argument("--allow-code", action="store_true", help="run the code inside a Keras file (Lambda layers)")
     parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
 
 
 def run(args: argparse.Namespace) -> int:
     from vivace.workflows.import_ import import_model
 
-    bundle = import_model(model_source(args.model), args.out, family=args.family, overwrite=args.force)
+    given = {"adapter": args.adapter, "custom": args.custom, "allow_code": args.allow_code}
+    options = {name: value for name, value in given.items() if value}
+    bundle = import_model(model_source(args.model), args.out, family=args.family, overwrite=args.force, **options)
     if args.json:
         print_json(asdict(bundle))
     else:
