@@ -22,8 +22,20 @@ from vivace.engine.engine import Engine, speak
 from vivace.workflows.calibration import record
 
 PASSES = registry.names("passes")
-MODULES = {"to_torch", "torch_int8_dynamic", "torch_int8_weight_only", "bf16", "compile"}  # want a VITS voice as exported
-ELSEWHERE = {"relative_attention", *MODULES}  # the samples have none; tests/passes has models for them
+MODULES = {
+    "to_torch",
+    "torch_int8_dynamic",
+    "torch_int8_weight_only",
+    "bf16",
+    "compile",
+    "prune_magnitude",
+    "prune_channels",
+}  # want a VITS voice as exported
+ELSEWHERE = {
+    "relative_attention",
+    "student_decoder",
+    *MODULES,
+}  # the samples have none; tests/passes has models for them
 TEXTS = ("a short text", "another one, a little longer", "and the third")
 
 

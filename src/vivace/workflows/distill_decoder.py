@@ -67,8 +67,8 @@ def distill_decoder(
 ) -> Bundle:
     """Lets the teacher speak `texts`, trains a decoder on its latents and samples, and writes the voice with it.
 
-    Lessons, checkpoints and the validation curve are kept in `work` (default: beside `out`); the same call goes on from
-    there. Raises UsageError for a teacher that is no single-speaker VITS voice, MissingDependency without PyTorch.
+    Lessons, checkpoints, the validation curve and the student alone (decoder.onnx) are kept in `work` (default: beside
+    `out`); the same call goes on from there. Raises UsageError for a teacher that is no single-speaker VITS voice, MissingDependency without PyTorch.
     """
     try:
         import torch
@@ -92,7 +92,9 @@ def distill_decoder(
     )
     taught.train(settings.minutes, lambda message, share: progress(message, 0.1 + 0.9 * share))
     draw_curve(work)
-    return with_decoder(teacher, taught.student, out, {**asdict(settings), "texts": len(texts)}, overwrite)
+    graph = decoder_graph(taught.student, teacher)
+    atomic_file(work / "decoder.onnx", graph.SerializeToString())
+    return with_decoder(teacher, graph, out, {**asdict(settings), "texts": len(texts)}, overwrite)
 
 
 def teacher_decoder(bundle: Bundle) -> Any:
@@ -152,13 +154,12 @@ def read_pairs(files: Sequence[Path]) -> list[Any]:
     return found
 
 
-def with_decoder(teacher: Bundle, student: Any, out: Path, told: dict[str, Any], overwrite: bool = False) -> Bundle:
-    """The teacher's voice with the student in place of its decoder. It goes through one file and the importer, which
+def with_decoder(teacher: Bundle, graph: Any, out: Path, told: dict[str, Any], overwrite: bool = False) -> Bundle:
+    """The teacher's voice with another decoder in place of its own. It goes through one file and the importer, which
     proves that it can be cut into stages and windows as any other voice; `told` is kept in its history."""
     import onnx
 
     family = registry.load("families", teacher.family)
-    graph = decoder_graph(student, teacher)
 
     def change(folder: Path) -> None:
         onnx.save(graph, str(folder / teacher.stage(DECODER).file))
