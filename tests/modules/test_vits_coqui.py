@@ -17,7 +17,7 @@ from vivace.modules.vits import Vits, from_coqui  # noqa: E402
 SMALL = {
     "num_chars": 30, "hidden_channels": 8, "hidden_channels_ffn_text_encoder": 12, "num_layers_text_encoder": 1,
     "upsample_rates_decoder": [4, 2], "upsample_initial_channel_decoder": 16, "upsample_kernel_sizes_decoder": [8, 4],
-    "resblock_kernel_sizes_decoder": [3, 5], "resblock_dilation_sizes_decoder": [[1, 3], [1, 3]],
+    "resblock_kernel_sizes_decoder": [3, 5], "resblock_dilation_sizes_decoder": [[1, 2, 3], [1, 3, 5]],
 }  # fmt: skip
 THEIRS = {
     "text_encoder.emb.weight", "text_encoder.encoder.norm_layers_1.0.gamma", "text_encoder.proj.bias",

@@ -29,7 +29,10 @@ def read_config(path: Path) -> dict[str, Any]:
     need(
         isinstance(ids, dict)
         and len(ids) > 0
-        and all(isinstance(v, list) and v and all(_whole(i, 0, MAX_ID) for i in v) for v in ids.values()),
+        and all(
+            isinstance(v, list) and (v or k in ("^", "$")) and all(_whole(i, 0, MAX_ID) for i in v)
+            for k, v in ids.items()
+        ),
         "phoneme_id_map",
         "an object of phoneme to list of ids",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,13 @@ class Parts:
             onnx.save(self.models[stage.name], str(folder / stage.file))
 
 
-def take_apart(model: Any, tokens: Array) -> Parts:
-    """Cuts a graph with Piper's signature and proves the cut exact on `tokens` [n] (all that the voice knows).
-    Raises ModelError if it is no VITS voice."""
+def take_apart(model: Any, tokens: Array, original: Callable[[Array], Array] | None = None) -> Parts:
+    """Cuts a graph with Piper's signature and proves the cut exact on `tokens` [n] (all that the voice knows), and the
+    graph like the `original` that it was made from. Raises ModelError if it is no VITS voice."""
     parts = vits.split(model)
     overlap, hop = receptive_field(parts[vits.DECODER])
     flow_overlap, _ = receptive_field(parts[vits.FLOW], vits.in_time(parts[vits.FLOW]))
-    prove(model, parts, tokens, hop, overlap, flow_overlap)
+    prove(model, parts, tokens, hop, overlap, flow_overlap, original)
     return Parts(parts, hop, overlap, flow_overlap)
 
 

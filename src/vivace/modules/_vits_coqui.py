@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -56,6 +56,7 @@ UNKNOWN = {  # switches that change the model in ways that are not here
 FLOWS, DURATION_FLOWS = 4, 4  # not configurable there
 SDP_CHANNELS, DP_CHANNELS, DURATION_KERNEL, WINDOW = 192, 256, 3, 4
 DP_LEAST = 1e-4
+DILATIONS = {"1": 3, "2": 2}  # convolutions of each residual block; theirs look at no more
 
 
 def shape(config: Mapping[str, Any]) -> Shape:
@@ -66,9 +67,12 @@ def shape(config: Mapping[str, Any]) -> Shape:
     for switch, meaning in UNKNOWN.items():
         if given.get(switch):
             raise ModelError(f"the config has {switch}: a model that {meaning} is not known here")
+    if given.get("use_speaker_embedding") and given.get("condition_dp_on_speaker") is False:
+        raise ModelError("the config has condition_dp_on_speaker off: durations without the speaker are not known here")
     a = {**DEFAULTS, **{key: value for key, value in given.items() if value is not None}}
     speakers = int(a["num_speakers"]) if a["use_speaker_embedding"] else 0
     speaker_channels = int(a["speaker_embedding_channels"]) if speakers else 0
+    resblock: Literal["1", "2"] = "1" if str(a["resblock_type_decoder"]) == "1" else "2"
     rates, first = tuple(a["upsample_rates_decoder"]), int(a["upsample_initial_channel_decoder"])
     decoder = GeneratorShape(
         channels=a["hidden_channels"],
@@ -76,8 +80,8 @@ def shape(config: Mapping[str, Any]) -> Shape:
         rates=rates,
         kernels=tuple(a["upsample_kernel_sizes_decoder"]),
         block_kernels=tuple(a["resblock_kernel_sizes_decoder"]),
-        block_dilations=tuple(tuple(d) for d in a["resblock_dilation_sizes_decoder"]),
-        resblock="1" if str(a["resblock_type_decoder"]) == "1" else "2",
+        block_dilations=tuple(tuple(d[: DILATIONS[resblock]]) for d in a["resblock_dilation_sizes_decoder"]),
+        resblock=resblock,
         speaker_channels=speaker_channels,
     )
     return Shape(
@@ -113,6 +117,7 @@ def model_args(s: Shape) -> dict[str, Any]:
         "duration_filter": (s.duration_filter, SDP_CHANNELS if s.stochastic else DP_CHANNELS),
         "widths": (d.widths, tuple(d.widths[0] // 2**k for k in range(len(d.widths)))),
         "last_bias": (d.last_bias, False),
+        "dilations": ({len(each) for each in d.block_dilations}, {DILATIONS[d.resblock]}),
         "duration_least": (s.stochastic or s.duration_least, s.stochastic or DP_LEAST),
     }  # fmt: skip
     for name, (have, can) in fixed.items():
@@ -136,24 +141,24 @@ def read(weights: Mapping[str, Array]) -> dict[str, Array]:
     """Their weights under our names, weight norm folded, what speaks alone."""
     found = {}
     for name, value in _folded(weights).items():
-        if ours := _renamed(name, NAMES):
+        if ours := renamed(name, NAMES):
             found[ours] = value.reshape(-1) if ours.endswith((".gamma", ".beta")) else value
     return found
 
 
-def write(weights: Mapping[str, Array]) -> dict[str, Array]:
-    """Our weights under their names, without weight norm. What their model has for training alone is not there: load
-    it with `strict=False`."""
+def write(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Our weights (arrays or tensors) under their names, without weight norm and what training alone needs."""
     found = {}
     for name, value in weights.items():
-        theirs = _renamed(name, BACK)
+        theirs = renamed(name, BACK)
         assert theirs
         layer_norm = name.startswith("dp.norm_")  # the deterministic predictor's norms have three axes there
         found[theirs] = value.reshape(1, -1, 1) if layer_norm else value
     return found
 
 
-def _renamed(name: str, rules: tuple[Any, ...]) -> str | None:
+def renamed(name: str, rules: tuple[Any, ...]) -> str | None:
+    """The name in the other spelling (`NAMES`: ours, `BACK`: theirs); None for what does not speak."""
     for pattern, new in rules:
         if re.match(pattern, name):
             return None if new is None else re.sub(f"^{pattern}", new, name)
@@ -171,9 +176,9 @@ def _folded(weights: Mapping[str, Array]) -> dict[str, Array]:
         for length, direction in spellings:
             if name.endswith(direction):
                 base = name.removesuffix(direction)
-                wide = value.astype(np.float64)
+                wide = np.asarray(value, np.float64)
                 norm = np.sqrt(np.square(wide).sum(tuple(range(1, value.ndim)), keepdims=True))
-                found[f"{base}.weight"] = (wide * (weights[base + length] / norm)).astype(np.float32)
+                found[f"{base}.weight"] = (wide * (np.asarray(weights[base + length]) / norm)).astype(np.float32)
                 break
             if name.endswith(length):
                 break

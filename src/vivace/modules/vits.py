@@ -142,20 +142,20 @@ def to_onnx(module: Vits) -> Any:
     return to_onnx(module)
 
 
-def built(shape: Mapping[str, Any], weights: Mapping[str, Array]) -> Vits:
+def built(shape: Mapping[str, Any], weights: Mapping[str, Any]) -> Vits:
     """The module of a shape, as a manifest keeps it, and its weights. Raises ModelError if they do not fit."""
     from vivace.modules._vits_parts import shape_from
 
     return _filled(shape_from(shape), weights)
 
 
-def read_coqui(config: Mapping[str, Any], weights: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+def read_coqui(config: Mapping[str, Any], weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The shape, as a manifest keeps it, that a Coqui `config.json` describes, and the weights under their own names:
     weight norm folded, what speaks alone, what is quantized as it is. Raises ModelError if it is no plain VITS."""
     from vivace.modules._vits_coqui import read, shape
     from vivace.modules._vits_parts import plain
 
-    return plain(shape(config)), read(weights)
+    return plain(shape(config)), {name: torch.as_tensor(value) for name, value in read(weights).items()}
 
 
 def to_coqui(
@@ -196,17 +196,17 @@ def floats(shape: Mapping[str, Any], weights: Mapping[str, Tensor], quantized: M
     return {name: value.float() for name, value in found.items()}
 
 
-def _filled(shape: Shape, weights: Mapping[str, Array]) -> Vits:
+def _filled(shape: Shape, weights: Mapping[str, Any]) -> Vits:
     made = Vits(shape)
     wanted = {name: tuple(value.shape) for name, value in made.state_dict().items()}
     for name, size in wanted.items():
         if name not in weights:
             raise ModelError(f"the weight {name} is missing: the settings ask for {size}")
         if weights[name].shape != size:
-            raise ModelError(f"the weight {name} is {weights[name].shape}; the settings ask for {size}")
+            raise ModelError(f"the weight {name} is {tuple(weights[name].shape)}; the settings ask for {size}")
     if extra := sorted(set(weights) - set(wanted)):
         raise ModelError(f"the weight {extra[0]} belongs to nothing that the settings ask for")
-    made.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+    made.load_state_dict({name: torch.as_tensor(value).clone() for name, value in weights.items()})
     made.eval()
     return made
 

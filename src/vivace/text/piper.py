@@ -7,34 +7,22 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from vivace.core.errors import MissingDependency, ModelError, TextError
 from vivace.text._clean import clean
+from vivace.text._espeak import ESPEAK, LONGEST_UTTERANCE, SPOKEN, breakable
 from vivace.text._normalize import normalize
-from vivace.text._sentences import blocks, cut, grapheme_end, paragraphs, split
+from vivace.text._sentences import blocks, cut, paragraphs, split
 
 SUMMARY = "phoneme ids of Piper voices (espeak-ng)"
 
 _TYPES = ("espeak", "text")
-_LONGEST_WORD = 120  # bytes; espeak-ng drops what stands behind byte 160 of a word
-_LONGEST_DIGITS = 30  # espeak-ng drops what stands behind digit 32 of a number
-_LONGEST_UTTERANCE = 900  # phonemes; espeak-ng drops what comes after 1,000 in a clause, 500 letters are about 600
-_WORD = re.compile(r"[^\s\u3400-\u9fff]{31,}")  # Chinese characters are words of their own
-_DIGITS = re.compile(rf"[0-9]{{{_LONGEST_DIGITS}}}(?=[0-9])")
-# Buffers that espeak-ng 1.52 runs over, ending the process: 80 bytes for a chain of dotted letters ("a.b.c."), 200
-# for the suffixes of one word ("s's's's").
-_LETTERS = re.compile(r"(?:[^\W\d_][\W_]+){12,}")
-_MOST_DOTS = 12
-_APOSTROPHES = re.compile(r"(?:[^\s'’]*['’]){8,}")
 _RAW = re.compile(r"\[\[.*?\]\]")
 _STAND_IN = 0xF0000  # private-use characters stand in for raw phonemes; `clean` leaves none in the text
 _STAND_INS = re.compile("[\U000f0000-\U0010ffff]")
-_SPOKEN = re.compile(r"[^\W_]|[^\w\s.!?,;:'\"()\[\]{}<>|«»“”‘’¿¡…—–-]")
-_espeak = threading.Lock()  # espeak-ng keeps one voice and one text for the whole process
 
 
 def tokens(text: str, voice: Mapping[str, Any]) -> Iterator[list[int]]:
@@ -60,22 +48,22 @@ def _phonemes(text: str, reader: Any, language: str) -> Iterator[list[str]]:
         hidden, raw = _hide(paragraph)
         for block in blocks(hidden):
             for sentence in split(normalize(block, language), language):
-                yield from _spoken(_breakable(sentence), raw, reader)
+                yield from _spoken(breakable(sentence), raw, reader)
 
 
 def _spoken(sentence: str, raw: list[str], reader: Any) -> Iterator[list[str]]:
     shown = _show(sentence, raw)
-    if not _SPOKEN.search(shown):  # espeak-ng reads a lone "!!!" as "exclamation"
+    if not SPOKEN.search(shown):  # espeak-ng reads a lone "!!!" as "exclamation"
         return
-    with _espeak:
+    with ESPEAK:
         utterances = _phonemize(reader, shown)
-    if max(map(len, utterances), default=0) <= _LONGEST_UTTERANCE:
+    if max(map(len, utterances), default=0) <= LONGEST_UTTERANCE:
         yield from utterances
     elif len(sentence) > 1:  # numbers or signs, which take more sounds than letters
         for part in cut(sentence, (len(sentence) + 1) // 2):
             yield from _spoken(part, raw, reader)
     else:
-        raise TextError(f"[[ ]] holds more than {_LONGEST_UTTERANCE} phonemes; write them as several sentences")
+        raise TextError(f"[[ ]] holds more than {LONGEST_UTTERANCE} phonemes; write them as several sentences")
 
 
 def _hide(text: str) -> tuple[str, list[str]]:
@@ -99,24 +87,6 @@ def _phonemize(reader: Any, sentence: str) -> list[list[str]]:
         return list(reader.phonemize(sentence))
     except RuntimeError as error:
         raise ModelError(f"espeak-ng: {error}; check espeak.voice in the voice's JSON file") from None
-
-
-def _breakable(sentence: str) -> str:
-    """The sentence with spaces in what espeak-ng would cut off or crash on."""
-    sentence = _LETTERS.sub(lambda m: m[0].replace(".", " ") if m[0].count(".") >= _MOST_DOTS else m[0], sentence)
-    sentence = _APOSTROPHES.sub(lambda m: re.sub("['’]", " ", m[0]), sentence)
-    return _WORD.sub(_broken_word, _DIGITS.sub(r"\g<0> ", sentence))
-
-
-def _broken_word(match: re.Match[str]) -> str:
-    word, parts = match[0], []
-    while len(word.encode()) > _LONGEST_WORD:
-        fits = len(word.encode()[:_LONGEST_WORD].decode(errors="ignore"))
-        sign = max(word.rfind(c, 1, fits) for c in "-/._,")
-        end = sign + 1 if sign > 0 else grapheme_end(word, fits)
-        parts.append(word[:end])
-        word = word[end:]
-    return " ".join([*parts, word])
 
 
 def _key(voice: Mapping[str, Any]) -> str:
