@@ -22,20 +22,14 @@ from vivace.engine.engine import Engine, speak
 from vivace.workflows.calibration import record
 
 PASSES = registry.names("passes")
-MODULES = {
-    "to_torch",
-    "torch_int8_dynamic",
-    "torch_int8_weight_only",
-    "bf16",
-    "compile",
-    "prune_magnitude",
-    "prune_channels",
-}  # want a VITS voice as exported
+# These want a VITS voice as PyTorch exported it.
+MODULES = {"to_torch", "torch_int8_dynamic", "torch_int8_weight_only", "bf16", "compile"}
+MODULES |= {"prune_magnitude", "prune_channels"}
 ELSEWHERE = {
     "relative_attention",
     "student_decoder",
     *MODULES,
-}  # the samples have none; tests/passes has models for them
+}  # the samples have no work for them
 TEXTS = ("a short text", "another one, a little longer", "and the third")
 
 
