@@ -9,23 +9,26 @@ from vivace.cli._common import MODEL_HELP, find_bundle, print_json
 from vivace.core.errors import EXIT_OK
 
 HELP = """Writes a bundle in its family's own format. A Piper bundle becomes one NAME.onnx with NAME.onnx.json, as
-piper-tts loads them, and NAME.tokens.txt for sherpa-onnx, which finds its metadata inside the model.
+piper-tts loads them, and NAME.tokens.txt for sherpa-onnx, which finds its metadata inside the model. A Coqui bundle
+becomes a folder with config.json and model_file.pth. With --to, a voice of one is written as the other.
 
   vivace export small -o voices                 voices/NAME.onnx and its companions
   vivace export small -o voices/small.onnx
+  vivace export joe -o joe-coqui --to coqui     a Piper voice for coqui-tts
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("-o", "--out", required=True, type=Path, help="a folder, or the model file itself")
+    parser.add_argument("--to", default="", metavar="FAMILY", help="write another family's format: piper or coqui")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
 def run(args: argparse.Namespace) -> int:
     from vivace.workflows.export import export
 
-    files = export(find_bundle(args.model), args.out, overwrite=args.force)
+    files = export(find_bundle(args.model), args.out, to=args.to, overwrite=args.force)
     if args.json:
         print_json({"files": files})
     else:

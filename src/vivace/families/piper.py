@@ -20,10 +20,12 @@ from vivace.families import _vits_graph as vits
 from vivace.families._piper_config import read_config
 from vivace.families._vits_import import take_apart
 from vivace.families._vits_proof import first_line
+from vivace.families._vits_spelling import piper_from_coqui
 from vivace.families._vits_voice import Voice
 
 SUMMARY = "Piper VITS voice: NAME.onnx with NAME.onnx.json beside it, or a folder with both"
 VOICE = "voice.json"
+ALSO_EXPORTS = frozenset({"coqui"})  # bundles of these families can be written so, too
 PADDED = (vits.DECODER, vits.LATENT, vits.MASK)  # the stage that pass few_shapes may give a mask: its signal, the mask
 
 
@@ -111,14 +113,19 @@ def export(bundle: Bundle, out: Path) -> list[Path]:
     if other := next((s for s in bundle.stages if Path(s.file).suffix != ".onnx"), None):
         raise ModelError(f"stage {other.name} ({other.runtime}) is no ONNX graph; export the voice as it was before")
     config = json.loads(bundle.file(VOICE).read_text(encoding="utf-8"))
-    model = vits.join({s.name: onnx.load(str(bundle.file(s.file))) for s in bundle.stages}, _sherpa(bundle, config))
+    if bundle.family != "piper":
+        config = _config(bundle, config)
+    for_sherpa = all(config["phoneme_id_map"].values())  # it frames every text with ids, and wants to know them
+    props = _sherpa(bundle, config) if for_sherpa else {}
+    model = vits.join({s.name: onnx.load(str(bundle.file(s.file))) for s in bundle.stages}, props)
     file = out if out.suffix == ".onnx" else out / f"{bundle.name}.onnx"
-    tokens = "".join(f"{symbol} {ids[0]}\n" for symbol, ids in config["phoneme_id_map"].items())
     written = {
         file: model.SerializeToString(),
         file.with_name(file.name + ".json"): json.dumps(config, ensure_ascii=False, indent=2).encode(),
-        file.with_suffix(".tokens.txt"): tokens.encode(),
     }
+    if for_sherpa:
+        tokens = "".join(f"{symbol} {ids[0]}\n" for symbol, ids in config["phoneme_id_map"].items())
+        written[file.with_suffix(".tokens.txt")] = tokens.encode()
     for path, data in written.items():
         atomic_file(path, data)
     return list(written)
@@ -127,6 +134,19 @@ def export(bundle: Bundle, out: Path) -> list[Path]:
 def open(bundle: Bundle, sessions: Mapping[str, Session]) -> Voice:
     config = json.loads(bundle.file(VOICE).read_text(encoding="utf-8"))
     return Voice(bundle, sessions, "piper", config, int(config.get("default_speaker_id", 0)))
+
+
+def _config(bundle: Bundle, coqui: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a Coqui voice. Raises ModelError if piper-tts cannot read as it does."""
+    defaults = bundle.defaults
+    return {
+        "audio": {"sample_rate": bundle.sample_rate},
+        "inference": {key: defaults[key] for key in ("noise_scale", "length_scale", "noise_w")},
+        "num_speakers": max(1, len(bundle.voices)),
+        "speaker_id_map": {name: i for i, name in enumerate(bundle.voices)},
+        "hop_length": defaults["hop"],
+        **piper_from_coqui(coqui),
+    }
 
 
 def _sid(inputs: set[str]) -> str:

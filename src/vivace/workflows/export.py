@@ -6,17 +6,25 @@ from pathlib import Path
 
 from vivace.core import registry
 from vivace.core.bundle import Bundle
-from vivace.core.errors import BundleError
+from vivace.core.errors import BundleError, UsageError
+
+ONE_FILE = ("{name}.onnx",)  # what a family writes that does not say what it MAKES
 
 
-def export(bundle: Bundle, out: Path, *, overwrite: bool = False) -> list[Path]:
-    """Writes the bundle in its family's own format and returns the files, the model first.
+def export(bundle: Bundle, out: Path, *, to: str = "", overwrite: bool = False) -> list[Path]:
+    """Writes the bundle in its family's own format, or in that of the family `to`; returns the files, the model first.
 
-    `out` is a folder, or the model file itself. Raises BundleError if it exists and is not to be overwritten.
+    `out` is a folder, or the model file itself where there is one. Raises BundleError if it exists and is not to be
+    overwritten, UsageError if the voice cannot be written in that format.
     """
     out = Path(out)
-    target = out if out.suffix == ".onnx" else out / f"{bundle.name}.onnx"
-    if target.exists() and not overwrite:
-        raise BundleError(f"{target} exists; choose another name or pass --force")
-    files: list[Path] = registry.load("families", bundle.family).export(bundle, out)
+    family = registry.load("families", to or bundle.family)
+    if to and to != bundle.family and bundle.family not in getattr(family, "ALSO_EXPORTS", ()):
+        raise UsageError(f"a voice of family {bundle.family} cannot be written as {to}; leave out --to")
+    names = [name.format(name=bundle.name) for name in getattr(family, "MAKES", ONE_FILE)]
+    targets = [out] if out.suffix == ".onnx" else [out / name for name in names]
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise BundleError(f"{target} exists; choose another name or pass --force")
+    files: list[Path] = family.export(bundle, out)
     return files
