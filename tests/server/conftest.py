@@ -45,8 +45,8 @@ def until(true: Callable[[], Any], seconds: float = 30) -> None:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Served]:
-    app = create_app(settings)
+def serving(settings: Settings, speaker: Any = None) -> Iterator[Served]:
+    app = create_app(settings, speaker)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=10))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -7,15 +7,21 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vivace.cli._common import find_bundle
 from vivace.core.errors import EXIT_OK, MissingDependency, UsageError
+from vivace.core.machine import cores
+
+if TYPE_CHECKING:
+    from vivace.server.replicas import Scale
 
 HELP = """Serves bundles over HTTP as OpenAI's speech interface does: any of its clients works unchanged.
 
   vivace serve voice                             one model, on http://127.0.0.1:8000
   vivace serve joe=fast,balanced,voice           one model with a chain: what fails is left for the next
   vivace serve joe=fast,voice ann=ann --queue 32 two models; with more than 32 requests, new ones are sent away
+  vivace serve joe=fast --replicas 1-8           as many processes as the queue asks for, on a Ray cluster
 
   curl localhost:8000/v1/audio/speech -d '{"model": "joe", "input": "Hello.", "response_format": "wav"}' \\
     -H 'Content-Type: application/json' -o hello.wav
@@ -31,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all networks (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="default 8000")
     parser.add_argument("--queue", type=int, default=64, help="requests that wait or speak at most (default 64)")
-    parser.add_argument("--cores", type=int, default=0, help="that speak, 0: all (default)")
+    parser.add_argument("--cores", type=int, default=0, help="that speak, 0: all (default); of each replica")
     parser.add_argument(
         "--patience", type=float, default=0.0, metavar="SECONDS",
         help="without audio, after which the next bundle is asked (default: as long as it takes)",
@@ -48,6 +54,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--memory", metavar="SIZE",
         help="for the server and all its processes, such as 800M or 2G; models that do not fit together take turns",
     )  # fmt: skip
+    parser.add_argument(
+        "--replicas", metavar="N[-M]", help="of each bundle, on Ray Serve; with M, as many as the queue asks for"
+    )
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", default="", help="of the cluster's head, or auto (default: a Ray of its own, here)"
+    )
     parser.add_argument("--keys", type=Path, help="file with the keys that clients must bring, one a line")
     parser.add_argument("--per-minute", type=float, default=0.0, help="requests of one client (default: any number)")
     parser.add_argument("--origin", action="append", default=[], help="of web pages that may call (default: none)")
@@ -80,8 +92,22 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(
         level=logging.WARNING if args.quiet else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    serve(settings, args.host, args.port, args.wyoming)
+    serve(settings, args.host, args.port, args.wyoming, _scale(args), args.ray)
     return EXIT_OK
+
+
+def _scale(args: argparse.Namespace) -> Scale | None:
+    from vivace.server.cluster import span
+    from vivace.server.replicas import Scale
+
+    if args.replicas is None:
+        if args.ray:
+            raise UsageError("--ray is for replicas; say how many: --replicas N or N-M")
+        return None
+    if args.memory:
+        raise UsageError("--memory is for one machine; replicas have what their cluster gives them: leave one out")
+    least, most = span(args.replicas)
+    return Scale(least, most, args.cores or (1 if args.ray else max(1, cores() // most)))
 
 
 def _chain(text: str) -> tuple[str, list[Path]]:

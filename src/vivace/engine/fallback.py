@@ -14,14 +14,14 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, Protocol
 
 import numpy as np
 
 from vivace.core.audio import Samples
 from vivace.core.errors import TextError, VivaceError
 from vivace.core.speech import Event, Request
-from vivace.engine.runner import Died, Runner
+from vivace.engine.runner import Died
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +108,41 @@ class Watch:
             raise Faulty(f"runaway: {self._seconds:.1f} s of audio, where {self._most:.1f} s are the most")
 
 
+class Speaker(Protocol):
+    """What speaks a bundle: a process (Runner), or replicas of it on other machines.
+
+    `start` returns when it has spoken its first words, at once if it runs, and raises Died; `speak` raises Died, and
+    leaving it early cancels; `died` is to be called when nobody is left that speaks. `pending`: requests that have not
+    ended; `slots`: those that are spoken at once; `heard`: time.monotonic() of the last word; `megabytes`: that a start
+    needed, `pid`: of the process (both 0 where there is none on this machine).
+    """
+
+    died: Callable[[], None]
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    def speak(self, request: Request) -> AsyncGenerator[Event, None]: ...
+
+    @property
+    def alive(self) -> bool: ...
+    @property
+    def replicas(self) -> int: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def pending(self) -> int: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def megabytes(self) -> float: ...
+    @property
+    def heard(self) -> float: ...
+
+
 @dataclass(eq=False)
 class Variant:
     name: str
-    runner: Runner
+    runner: Speaker
     breaker: Breaker = field(default_factory=Breaker)
     reviving: asyncio.Task[None] | None = None
 

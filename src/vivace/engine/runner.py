@@ -96,6 +96,14 @@ class Runner:
     def pending(self) -> int:
         return len(self._heard)
 
+    @property
+    def replicas(self) -> int:
+        return int(self.alive)
+
+    @property
+    def slots(self) -> int:
+        return self.plan.slots
+
     async def start(self) -> None:
         """Returns when the bundle has spoken its first words; `megabytes` is then what its process needed for that at
         most. Raises Died with the reason if it cannot. Nothing is done if it is running."""
@@ -245,6 +253,19 @@ def _work(pipe: Connection, path: Path, plan: Plan, limit: int) -> None:
         os._exit(code)
 
 
+def open_pool(path: Path, plan: Plan, limit: int) -> Pool:
+    """A pool for a process of its own, which has spoken its first words. Raises VivaceError if it cannot."""
+    sys.setswitchinterval(5e-4)  # seconds; audio that is ready must not wait for those who make more
+    options = RuntimeOptions(threads=plan.threads)
+    pool = Pool(open_bundle(path), plan.workers, options, batch=plan.batch, limit=max(2 * limit, plan.workers))
+    for k in range(plan.workers):
+        pool.submit(Request(f"warm {k}", WARM_TEXT, chunk_frames=FIRST_CHUNK))
+    for event in list(pool.events()):
+        if event.error:
+            raise VivaceError(event.error)
+    return pool
+
+
 def _end_with_parent() -> None:
     """In a thread: the pipe tells of a parent that died only once the bundle is loaded."""
     if parent := multiprocessing.parent_process():
@@ -254,17 +275,12 @@ def _end_with_parent() -> None:
 
 def _speak(pipe: Connection, path: Path, plan: Plan, limit: int) -> None:
     """Says why the bundle cannot be spoken, or nothing, and its memory; then speaks what is asked for."""
-    sys.setswitchinterval(5e-4)  # seconds; audio that is ready must not wait for those who make more
     try:
-        options = RuntimeOptions(threads=plan.threads)
-        pool = Pool(open_bundle(path), plan.workers, options, batch=plan.batch, limit=max(2 * limit, plan.workers))
-        for k in range(plan.workers):
-            pool.submit(Request(f"warm {k}", WARM_TEXT, chunk_frames=FIRST_CHUNK))
-        problems = [event.error for event in pool.events() if event.error]
+        pool, problem = open_pool(path, plan, limit), ""
     except Exception as error:  # noqa: BLE001 - told to the parent
-        problems = [str(error) if isinstance(error, VivaceError) else f"{type(error).__name__}: {error}"]
-    pipe.send((problems[0] if problems else "", resident("VmHWM")))
-    if problems:
+        problem = str(error) if isinstance(error, VivaceError) else f"{type(error).__name__}: {error}"
+    pipe.send((problem, resident("VmHWM")))
+    if problem:
         return
     asked, stopping = threading.Event(), threading.Event()
     sending = threading.Lock()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from vivace import __version__
+from vivace.engine.fallback import Speaker
+from vivace.engine.runner import Plan
 from vivace.server import listen, live, page, speech
 from vivace.server.guard import Guard
 from vivace.server.service import Service, Settings
@@ -25,9 +27,10 @@ from vivace.server.wire import PROBLEMS, ApiError, problem
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Raises VivaceError if a bundle cannot be opened; its processes start with the application's lifespan."""
-    service = Service(settings)
+def create_app(settings: Settings, speaker: Callable[[str, Path, Plan], Speaker] | None = None) -> FastAPI:
+    """Raises VivaceError if a bundle cannot be opened; its processes start with the application's lifespan. `speaker`:
+    see Service."""
+    service = Service(settings, speaker)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
@@ -122,6 +125,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def ready() -> JSONResponse:
         """200 when every model has a variant that is warm and well."""
         told = {"status": "ready" if service.ready else "not ready"}
+        if service.problem:
+            told["problem"] = service.problem
         return JSONResponse(told, 200 if service.ready else 503)
 
     @app.get("/metrics", include_in_schema=False)

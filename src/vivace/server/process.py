@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -15,29 +16,44 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from vivace.server.replicas import Scale
     from vivace.server.service import Settings
 
 log = logging.getLogger(__name__)
 GRACE = 20  # seconds for what has begun, after SIGTERM
 
 
-def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000, wyoming: int | None = None) -> None:
+def serve(
+    settings: Settings, host: str = "127.0.0.1", port: int = 8000, wyoming: int | None = None,
+    scale: Scale | None = None, ray: str = "",
+) -> None:  # fmt: skip
     """Serves until SIGINT or SIGTERM; a SIGINT after that ends it at once. For the main thread: it handles signals.
 
+    With `scale`, replicas on Ray speak: on the one at the address `ray`, or on one of our own.
+
     Raises UsageError for a port that cannot be had, before anything is loaded; VivaceError for a model that cannot;
-    MissingDependency without the extra `serve`.
+    MissingDependency without the extra `serve`, or `ray`.
     """
     try:
         import uvicorn
 
         from vivace.server.app import create_app, running
+        from vivace.server.cluster import cluster
     except ImportError as error:
         raise MissingDependency(error.name or "fastapi", "serve") from None
-    with bind(host, port) as listening:
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(bind(host, port))
         if wyoming is not None:
             settings = replace(settings, wyoming=bind(host, wyoming))
-        app = create_app(settings)
+        speaker = None
+        if scale:
+            log.info("starting Ray")
+            beneath = stack.enter_context(cluster(scale, settings, ray))
+            speaker = beneath.speaker
+        app = create_app(settings, speaker)
         service = app.state.service
+        if scale:
+            stack.callback(beneath.watch(service).set)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, lifespan="off",
             timeout_graceful_shutdown=GRACE, timeout_keep_alive=15, ws_max_size=65_536,

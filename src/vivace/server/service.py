@@ -8,7 +8,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.errors import UsageError
 from vivace.core.machine import resident
 from vivace.core.speech import Event, Request
-from vivace.engine.fallback import Chain, Unavailable, Variant
+from vivace.engine.fallback import Chain, Speaker, Unavailable, Variant
 from vivace.engine.runner import Plan, Runner
 from vivace.server.budget import Budget
 from vivace.server.metrics import STATES, Metrics
@@ -89,10 +89,14 @@ class Model:
 
 
 class Service:
-    def __init__(self, settings: Settings) -> None:
+    """`speaker(model, path, plan)` makes what speaks a variant: a process of this machine unless it is given."""
+
+    def __init__(self, settings: Settings, speaker: Callable[[str, Path, Plan], Speaker] | None = None) -> None:
         if not settings.models:
             raise UsageError("there is no model to serve")
         self.settings, self.metrics = settings, Metrics()
+        self.problem = ""  # of what lies beneath all variants
+        self._speaker = speaker or (lambda _, path, plan: Runner(path, plan, limit=settings.queue))
         self.models = {name: self._model(name, paths) for name, paths in settings.models.items()}
         self.budget = Budget({name: model.chain for name, model in self.models.items()}, settings.megabytes)
         self.stopping, self.grace = False, 5.0
@@ -111,8 +115,7 @@ class Service:
         if len(set(names)) < len(names):
             raise UsageError(f"two variants of {name} have the same name: {', '.join(names)}")
         variants = [
-            Variant(own, Runner(path, plan, limit=self.settings.queue))
-            for own, path, plan in zip(names, paths, plans, strict=True)
+            Variant(own, self._speaker(name, path, plan)) for own, path, plan in zip(names, paths, plans, strict=True)
         ]
 
         def told(variant: str, reason: str) -> None:  # noqa: ARG001 - the log has the reason
@@ -122,7 +125,8 @@ class Service:
             self.metrics.breaker.labels(name, v.name).set_function(partial(_state, v))
             self.metrics.up.labels(name, v.name).set_function(partial(_up, v))
             self.metrics.memory.labels(name, v.name).set_function(partial(_memory, v))
-            self.metrics.slots.labels(name, v.name).set(v.runner.plan.slots)
+            self.metrics.replicas.labels(name, v.name).set_function(partial(_replicas, v))
+            self.metrics.slots.labels(name, v.name).set_function(partial(_slots, v))
             self.metrics.batch.labels(name, v.name).set_function(partial(_batch, v))
             self.metrics.queue.labels(name, v.name).set_function(partial(_queue, v))
         above = self.settings.shed_above
@@ -210,8 +214,16 @@ def _up(variant: Variant) -> float:
     return float(variant.runner.alive)
 
 
+def _replicas(variant: Variant) -> float:
+    return variant.runner.replicas
+
+
+def _slots(variant: Variant) -> float:
+    return variant.runner.slots
+
+
 def _batch(variant: Variant) -> float:
-    return min(variant.runner.pending, variant.runner.plan.slots)
+    return min(variant.runner.pending, variant.runner.slots)
 
 
 def _queue(variant: Variant) -> float:

@@ -1,0 +1,183 @@
+"""The Ray cluster beneath a server: started here for this machine, joined, or the one that KubeRay runs us in."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vivace.core.bundle import open_bundle
+from vivace.core.errors import MissingDependency, UsageError, VivaceError
+from vivace.core.machine import cores
+from vivace.engine.runner import Plan
+from vivace.server.replicas import Replicas, Scale, deployment
+from vivace.server.service import Service, Settings
+
+log = logging.getLogger(__name__)
+STARTS = 3  # of a Ray of our own, at most
+HEAD_SECONDS = 2.0  # between two looks at the head, and for its answer
+FOREVER = 7 * 24 * 3600  # seconds that what runs goes on without a head; Ray's own 60 would end it all
+
+
+class Cluster:
+    """Makes replicas on a Ray that is running; see `cluster`. `head` is its address."""
+
+    def __init__(self, head: str, scale: Scale, limit: int) -> None:
+        self.head, self._scale, self._limit = head, scale, limit
+
+    def speaker(self, model: str, path: Path, _: Plan) -> Replicas:
+        from ray import serve
+
+        plan = _plan(path, self._scale)
+        application = f"vivace {model} {path.name}"
+        target = deployment(path.name, path.resolve(), plan, self._scale, self._limit)
+        return Replicas(
+            application, path.name, plan, self._scale.start_seconds,
+            deploy=partial(serve.run, target, name=application, route_prefix=None),
+            remove=partial(serve.delete, application),
+        )  # fmt: skip
+
+    def watch(self, service: Service) -> threading.Event:
+        """Tells the service of a head that is gone, and back, until the event is set."""
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(HEAD_SECONDS):
+                problem = "" if _answers(self.head) else f"the Ray head at {self.head} is gone"
+                if problem and not service.problem:
+                    log.error("%s: replicas that run speak on, none that dies comes back; start a head again", problem)
+                elif service.problem and not problem:
+                    log.info("the Ray head at %s is back", self.head)
+                service.problem = problem
+                service.metrics.head.set(not problem)
+
+        threading.Thread(target=look, daemon=True, name="vivace-head").start()
+        return ended
+
+
+@contextlib.contextmanager
+def cluster(scale: Scale, settings: Settings, address: str = "") -> Iterator[Cluster]:
+    """A Ray of our own, for this machine alone, or the one at `address` ("auto": of this machine).
+
+    Raises UsageError if there is none at that address, MissingDependency without the extra `ray`.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to anybody
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # replicas are what the machine is for; 15 by default
+    if not address:
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(FOREVER))
+    try:
+        import ray
+        from ray import serve
+    except ImportError as error:
+        raise MissingDependency(error.name or "ray", "ray") from None
+
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address:
+        if address != "auto" and not _answers(address):
+            raise UsageError(f"there is no Ray head at {address}; start one: ray start --head")
+        try:
+            ray.init(address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(f"the Ray at {address} cannot be joined: {str(error).splitlines()[0]}") from None
+    else:
+        variants = sum(len(paths) for paths in settings.models.values())
+        room = max(cores(), variants * scale.most * scale.cores)
+        _start(num_cpus=room, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    try:
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        serve.start(proxy_location="Disabled")
+        yield Cluster(ray.get_runtime_context().gcs_address, scale, settings.queue)
+    finally:
+        ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    """Raises VivaceError. On a busy machine Ray's own processes miss each other's time limits; they start again."""
+    import ray
+
+    for again in reversed(range(STARTS)):
+        try:
+            ray.init(**options)
+        except Exception as error:  # noqa: BLE001 - Ray raises no class of its own here
+            ray.shutdown()
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            if not again:
+                raise VivaceError(f"Ray does not start: {reason}; is the machine too busy?") from None
+            log.warning("Ray did not start, once more: %s", reason)
+        else:
+            return
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_SECONDS):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def door(arguments: dict[str, Any]) -> Any:
+    """The application that KubeRay runs (`import_path: vivace.server.cluster:door`): doors that Ray's proxies lead to,
+    and replicas of every variant behind them.
+
+    `arguments`: `models` (name: bundles, best first), `replicas` (N or N-M), `cores` (of each), `doors`, and the
+    numbers of `Settings` by their names. Raises UsageError for what it does not know.
+    """
+    from ray import serve
+
+    known = {"models", "replicas", "cores", "doors", "queue", "patience", "deadline", "per_minute", "shed_above"}
+    if wrong := set(arguments) - known:
+        raise UsageError(f"unknown: {', '.join(sorted(wrong))}; known: {', '.join(sorted(known))}")
+    models = {name: [Path(path) for path in paths] for name, paths in dict(arguments["models"]).items()}
+    least, most = span(str(arguments.get("replicas", 1)))
+    scale = Scale(least, most, int(arguments.get("cores", 1)))
+    numbers = {name: arguments[name] for name in known - {"models", "replicas", "cores", "doors"} if name in arguments}
+    key = os.environ.get("VIVACE_API_KEY", "").strip()
+    settings = Settings(models, keys=(key,) if key else (), **numbers)
+    voices = [
+        deployment(f"{model}.{path.name}", path, _plan(path, scale), scale, settings.queue)
+        for model, paths in models.items()
+        for path in paths
+    ]
+
+    def app() -> Any:
+        from vivace.server.app import create_app
+
+        name = serve.get_replica_context().app_name
+
+        def speaker(model: str, path: Path, _: Plan) -> Replicas:
+            return Replicas(name, f"{model}.{path.name}", _plan(path, scale), scale.start_seconds)
+
+        return create_app(settings, speaker)
+
+    made = serve.deployment(
+        serve.ingress(app)(), name="door", num_replicas=int(arguments.get("doors", 1)), max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": 1},
+    )  # fmt: skip
+    return made.bind(*voices)
+
+
+def _plan(path: Path, scale: Scale) -> Plan:
+    """Of one replica. It checks the bundle's digests itself."""
+    return Plan.of(open_bundle(path, verify=False), scale.cores)
+
+
+def span(text: str) -> tuple[int, int]:
+    """The least and the most of `3` or `1-8`. Raises UsageError."""
+    least, dash, most = text.partition("-")
+    try:
+        found = int(least), int(most if dash else least)
+    except ValueError:
+        found = 0, 0
+    if not 0 < found[0] <= found[1]:
+        raise UsageError(f"replicas are {text!r}; write a number such as 2, or 1-8 for as many as the queue asks for")
+    return found

@@ -1,0 +1,264 @@
+"""A bundle that speaks in many processes, here or on other machines: replicas on Ray Serve, as many as the queue needs.
+
+`Replicas` stands where a Runner stands, so that doors, chains, breakers and metrics are those of one process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vivace.core.audio import Audio
+from vivace.core.bundle import open_bundle
+from vivace.core.errors import VivaceError
+from vivace.core.speech import Event, Request
+from vivace.engine.runner import Died, Plan, open_pool
+
+log = logging.getLogger(__name__)
+
+EACH_SLOT = 2  # requests for each place to speak, waiting ones included, above which there are more replicas
+UP_SECONDS, DOWN_SECONDS = 5.0, 120.0  # for which that must hold; fewer requests, before a replica ends
+LOOK_SECONDS = 0.5  # between two looks at the replicas
+DEAF_SECONDS = 5.0  # that Ray may take to say how they do
+TRIES = 2  # replicas that a request may die with
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From `least` to `most` replicas of each variant, with `cores` each; `start_seconds` for the first."""
+
+    least: int = 1
+    most: int = 1
+    cores: int = 1
+    start_seconds: float = 180.0
+
+
+class Voice:
+    """What each replica is: a pool over the bundle, in a process of its own."""
+
+    def __init__(self, path: str, cores: int, limit: int) -> None:
+        where = Path(path)
+        self._pool = open_pool(where, Plan.of(open_bundle(where), cores), limit)
+        self._heard: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Queue[Event]]] = {}
+        self._asked = threading.Event()
+        self._fault: Exception | None = None
+        threading.Thread(target=self._listen, daemon=True, name="vivace-events").start()
+
+    async def speak(self, request: Request) -> AsyncGenerator[Event, None]:
+        """The request's events. Leaving early cancels it."""
+        own: asyncio.Queue[Event] = asyncio.Queue()
+        self._heard[request.id] = asyncio.get_running_loop(), own
+        ended = False
+        try:
+            self._pool.submit(request)
+            self._asked.set()
+            while not ended:
+                event = await own.get()
+                ended = event.done
+                yield event
+        except VivaceError as error:
+            yield Event(request.id, done=True, reason="error", error=str(error), blame="model")
+        finally:
+            self._heard.pop(request.id, None)
+            if not ended:
+                self._pool.cancel(request.id)
+
+    def check_health(self) -> None:
+        """Ray Serve replaces a replica whose check raises."""
+        if self._fault:
+            raise self._fault
+
+    def _listen(self) -> None:
+        """In a thread: the pool's events, handed to those who asked."""
+        try:
+            while True:
+                self._asked.wait()
+                self._asked.clear()
+                for event in self._pool.events():
+                    if found := self._heard.get(event.request_id):
+                        found[0].call_soon_threadsafe(found[1].put_nowait, event)
+        except Exception as error:
+            self._fault = error
+            for request_id, (loop, own) in list(self._heard.items()):
+                gone = Event(request_id, done=True, reason="error", error=str(error), blame="model")
+                loop.call_soon_threadsafe(own.put_nowait, gone)
+            raise
+
+
+def deployment(name: str, path: Path, plan: Plan, scale: Scale, limit: int) -> Any:
+    """The Ray Serve application of a bundle, whose replicas open it at `path` on their machines. `limit` requests at
+    most are with one of them."""
+    from ray import serve
+
+    size: dict[str, Any] = {"num_replicas": scale.least}
+    if scale.most > scale.least:
+        size = {
+            "autoscaling_config": {
+                "min_replicas": scale.least, "max_replicas": scale.most, "upscale_delay_s": UP_SECONDS,
+                "downscale_delay_s": DOWN_SECONDS, "target_ongoing_requests": EACH_SLOT * plan.slots,
+                "metrics_interval_s": 1.0, "look_back_period_s": UP_SECONDS,
+            }
+        }  # fmt: skip
+    made = serve.deployment(
+        Voice, name=name, ray_actor_options={"num_cpus": scale.cores}, max_ongoing_requests=limit,
+        health_check_period_s=2.0, health_check_timeout_s=10.0, graceful_shutdown_timeout_s=20.0,
+        max_constructor_retry_count=2, **size,
+    )  # fmt: skip
+    return made.bind(str(path), scale.cores, limit)
+
+
+class Replicas:
+    """The replicas of the deployment `name` of the Serve application `application`. `deploy` starts them, `remove`
+    ends them; where they are None, somebody else does."""
+
+    def __init__(
+        self, application: str, name: str, plan: Plan, start_seconds: float,
+        deploy: Callable[[], None] | None = None, remove: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._application, self.name, self._plan, self._start_seconds = application, name, plan, start_seconds
+        self._deploy, self._remove = deploy, remove
+        self._handle: Any = None
+        self._looking: asyncio.Task[None] | None = None
+        self._speaking = 0
+        self.replicas, self.heard = 0, 0.0
+        self.pid, self.megabytes = 0, 0.0
+        self.died: Callable[[], None] = lambda: None
+
+    @property
+    def alive(self) -> bool:
+        return self.replicas > 0
+
+    @property
+    def slots(self) -> int:
+        return self._plan.slots * self.replicas
+
+    @property
+    def pending(self) -> int:
+        return self._speaking
+
+    async def start(self) -> None:
+        """Returns when a replica has spoken its first words. Raises Died with the reason if none does."""
+        if self.alive:
+            return
+        from ray import serve
+
+        if self._deploy and self._handle is None:
+            try:
+                async with asyncio.timeout(self._start_seconds):
+                    await asyncio.to_thread(self._deploy)
+            except (RuntimeError, TimeoutError) as error:
+                reason = str(error) or f"not ready after {self._start_seconds:g} s"
+                raise Died(f"{self.name} has no replica: {reason.splitlines()[0]}; see `ray logs`") from None
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                while self.replicas == 0:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise Died(f"{self.name} has no replica after {self._start_seconds:g} s") from None
+        self._handle = serve.get_deployment_handle(self.name, self._application).options(stream=True)
+
+    async def stop(self) -> None:
+        """Ends the replicas, where that is for us to do."""
+        if self._looking:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+            self._looking = None
+        self.replicas, self._handle = 0, None
+        if self._remove:
+            try:
+                async with asyncio.timeout(30):
+                    await asyncio.to_thread(self._remove)
+            except Exception as error:  # noqa: BLE001 - the cluster is gone; what it ran is, too
+                log.warning("%s could not be removed from the cluster: %s", self.name, error or type(error).__name__)
+
+    async def speak(self, request: Request) -> AsyncGenerator[Event, None]:
+        """The request's events. Raises Died if its replica dies and the next one too.
+
+        The same request gives the same samples, so the next replica begins again and goes on where the first stopped.
+        """
+        self._speaking += 1
+        given, tried = 0, 0
+        try:
+            while True:
+                tried += 1
+                try:
+                    async with contextlib.aclosing(self._once(request)) as events:
+                        at = 0
+                        async for event in events:
+                            event, at = _after(event, given, at)
+                            given = max(given, at)
+                            if event.audio is not None or event.done:
+                                yield event
+                            if event.done:
+                                return
+                except Died as error:
+                    if tried == TRIES or not self.alive:
+                        raise
+                    log.warning("%s; another goes on", error)
+        finally:
+            self._speaking -= 1
+
+    async def _once(self, request: Request) -> AsyncGenerator[Event, None]:
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
+        if self._handle is None or not self.alive:
+            raise Died(f"{self.name} has no replica")
+        events = self._handle.speak.remote(request)
+        try:
+            async for event in events:
+                self.heard = time.monotonic()
+                yield event
+        except (RayError, RayServeException) as error:
+            raise Died(f"a replica of {self.name} died: {type(error).__name__}") from None
+        finally:
+            events.cancel()
+
+    async def _look(self) -> None:
+        """Counts the replicas that speak, for as long as there is anybody to ask."""
+        deaf = 0.0
+        while True:
+            asked = time.monotonic()
+            try:
+                async with asyncio.timeout(DEAF_SECONDS):
+                    now = await asyncio.to_thread(_running, self._application, self.name)
+                deaf = 0.0
+            except Exception as error:  # noqa: BLE001 - whatever it is, there is no answer
+                if not deaf:
+                    log.warning("Ray does not say how %s does (%s)", self.name, str(error) or type(error).__name__)
+                deaf, now = deaf or asked, self.replicas
+            if now != self.replicas:
+                log.info("%s: %d replicas", self.name, now)
+            before, self.replicas = self.replicas, now
+            if before and not now:
+                self.died()
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def _running(application: str, name: str) -> int:
+    from ray import serve
+
+    found = serve.status().applications.get(application)
+    deployed = found.deployments.get(name) if found else None
+    return int(deployed.replica_states.get("RUNNING", 0)) if deployed else 0
+
+
+def _after(event: Event, given: int, at: int) -> tuple[Event, int]:
+    """The event without the samples below number `given`, where its first is number `at`; and the next one's number."""
+    if event.audio is None:
+        return event, at
+    samples = event.audio.samples
+    end = at + len(samples)
+    if at >= given:
+        return event, end
+    rest = samples[given - at :]
+    return replace(event, audio=Audio(rest, event.audio.rate) if len(rest) else None), end
