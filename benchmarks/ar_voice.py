@@ -39,7 +39,7 @@ from vivace.workflows.import_ import import_model
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "measurements" / "ar_voice.md"
-STUDENT = ROOT / "out" / "ar-voice" / "work" / "student"
+STUDENT = ROOT / "voices" / "joe-ar"
 METRICS = ("predicted_mos", "dnsmos", "wer", "repetition", "truncation", "silence")
 GUARDS = ("predicted_mos", "dnsmos", "wer", "repetition", "truncation", "silence", "duration_ratio")
 OFF, WORDS = 0.25, 0.3  # a text ends wrongly if it is so much longer or shorter than the teacher's, or so misread
@@ -206,7 +206,7 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
     m, lines = found["machine"], ["# An autoregressive student and its teacher", ""]
     lines += [
         f"{m['cpu']}, {args.threads} threads, Python {m['python']}, ONNX Runtime {m['packages']['onnxruntime']}. The "
-        "student of `en_US-joe-medium` that `scripts/ar_voice.py` makes; the teacher without noise. Intervals are 95%, "
+        "student of `en_US-joe-medium` in `voices/joe-ar`; the teacher without noise. Intervals are 95%, "
         f"by sentence. A text ended wrongly if it did not stop by itself, lasts {100 * OFF:.0f}% more or less than the "
         f"teacher's, or more than {100 * WORDS:.0f}% of its words are misheard. Made by "
         "`python benchmarks/ar_voice.py`.",
