@@ -104,6 +104,17 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     Console(width=None if console.is_terminal else 160).print(drawn)
 
 
+def show_listeners(heard: list[dict[str, Any]]) -> None:
+    """What people said of bundles, apart from everything predicted."""
+    rows = []
+    for one in heard:
+        interval = "unknown" if one["low"] is None else f"[{one['low']:.2f}, {one['high']:.2f}]"
+        counts = [str(one[key]) for key in ("listeners", "clips", "ratings", "screened_out")]
+        rows.append([one["system"], f"{one['mos']:.2f}", interval, *counts])
+    columns = ["MOS by listeners", "mean", "95% interval", "listeners", "clips", "ratings", "screened out"]
+    table(f"What people said: {heard[0]['test']}", columns, rows)
+
+
 @contextmanager
 def progress(args: argparse.Namespace) -> Iterator[Progress]:
     """A bar with the time left on a terminal's standard error; a line now and then where it is no terminal."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vivace.cli._common import MODEL_HELP, find_bundle, progress, table, write_out
+from vivace.cli._common import MODEL_HELP, find_bundle, progress, show_listeners, table, write_out
 from vivace.core.errors import EXIT_OK
 from vivace.core.machine import cache_folder
 from vivace.core.report import Report
@@ -81,14 +81,7 @@ def _show(report: Report, name: str) -> None:
     ]
     title = f"{name}: {report.settings['texts']} sentences, {report.details['audio_seconds']:.0f} s of speech"
     table(title, ["metric", "mean", "95% interval", "worst tenth", "unit", "better is"], rows)
-    for heard in report.details.get("listening", ()):
-        interval = "unknown" if heard["low"] is None else f"[{heard['low']:.2f}, {heard['high']:.2f}]"
-        counts = [str(heard[key]) for key in ("listeners", "clips", "ratings", "screened_out")]
-        columns = ["MOS by listeners", "mean", "95% interval", "listeners", "clips", "ratings", "screened out"]
-        table(
-            f"What people said, in {heard['test']!r}",
-            columns,
-            [[heard["system"], f"{heard['mos']:.2f}", interval, *counts]],
-        )
+    if report.details.get("listening"):
+        show_listeners(report.details["listening"])
     if report.details["skipped"]:
         print(f"not measured without --reference: {', '.join(report.details['skipped'])}")

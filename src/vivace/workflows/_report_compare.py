@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from vivace.workflows import _report_listening as people
 from vivace.workflows._report_story import Story, quotient
 from vivace.workflows._report_tables import (
     NONE,
@@ -129,6 +130,7 @@ def variants(story: Story) -> Table | None:
         "Size, MB",
         f"Speed, {story.speedup(story.original)[1]}, {threads_words(story.fewest)}",
     ]
+    heard = people.by_digest(story.details)
     rows = []
     for v in story.variants:
         speedup = story.speedup(v)[0]
@@ -139,8 +141,10 @@ def variants(story: Story) -> Table | None:
         for metric in told:
             how, found = story.scale(metric), v.score(metric)
             cells.append(Cell(how.score(value(found)), bounds(found, how.score), order=value(found)))
+        if heard:
+            cells.append(people.score(heard.get(str(v.data.get("digest")))))
         rows.append(tuple(cells))
-    columns += [short(m) for m in told]
+    columns += [short(m) for m in told] + (["MOS by listeners"] if heard else [])
     return Table("Every variant that was tried", tuple(columns), (Group(tuple(rows)),), (1, 2), sortable=True)
 
 

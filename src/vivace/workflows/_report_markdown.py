@@ -37,6 +37,9 @@ def _lines(view: View) -> Iterator[str]:
         for trial in view.trials:
             yield from _trial(trial)
     yield from _section("Every variant", (view.variants,))
+    if view.listeners:
+        yield from ("## What people said", "", text(view.listeners_lead), "")
+        yield from _table(view.listeners)
     yield from _section("Where the gain comes from", (view.attribution,))
     yield from _section("How far to trust the gate", view.proofs)
     yield from _section("Measurements", view.measurements)

@@ -136,6 +136,7 @@ _LABELS = {
     "predicted_mos": "Predicted MOS (DistillMOS)",
     "dnsmos": "Predicted MOS, second predictor (DNSMOS)",
     "plcmos": "Predicted MOS, second predictor (PLCMOS)",
+    "listener_mos": "MOS by listeners",
     "wer": "Word error rate",
     "cer": "Character error rate",
     "mel_distance": "Mel distance",
@@ -156,7 +157,7 @@ _ORDER = ("predicted_mos", "dnsmos", "plcmos", "wer", "cer", "speaker_similarity
 
 def scale(metric: str, unit: str = "", better: str = "none") -> Scale:
     """The way to write a metric's values; error rates and shares are written as percentages."""
-    if unit in ("predicted MOS", "MOS"):  # older reports say "MOS"
+    if unit in ("predicted MOS", "MOS", "MOS by listeners"):  # older reports say "MOS" of predictions
         return Scale(label(metric), "", better, 2)
     if metric in _FRACTIONS:
         return Scale(label(metric), "%", better, 1, 1.0 if unit == "%" else 100.0)

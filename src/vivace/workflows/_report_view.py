@@ -8,6 +8,7 @@ from vivace.core.report import Report
 from vivace.workflows import _report_compare as compare
 from vivace.workflows import _report_gate as gate
 from vivace.workflows import _report_generic as generic
+from vivace.workflows import _report_listening as people
 from vivace.workflows import _report_search as search
 from vivace.workflows._report_story import Outcome, Story, outcome
 from vivace.workflows._report_tables import Table, label, number, plain
@@ -56,6 +57,8 @@ class View:
     search: tuple[Table, ...] = ()
     search_lead: str = ""
     variants: Table | None = None
+    listeners: Table | None = None
+    listeners_lead: str = people.LEAD
     attribution: Table | None = None
     proofs: tuple[Table, ...] = ()
     glossary: tuple[tuple[str, str], ...] = GLOSSARY
@@ -64,7 +67,7 @@ class View:
 def view(report: Report) -> View:
     """The view of any report; the sections of an optimization where the details have its shape."""
     story = story_of(report)
-    shown = _SECTIONS if story else {"command"}
+    shown = {*(_SECTIONS if story else {"command"}), "listening"}
     plainly = View(
         title=f"Vivace {report.kind} report",
         created=_date(report.created),
@@ -73,6 +76,7 @@ def view(report: Report) -> View:
         measurements=generic.measurements(report),
         machine=generic.machine(report),
         settings=generic.settings(report),
+        listeners=people.listeners(report.details),
     )
     if story is None:
         return plainly

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,6 @@ def _create(
 def with_listeners(report: Report, store: Store) -> Report:
     """The report with what people said: a figure of its own beside the predicted ones, and for an optimization the MOS
     of every variant that they heard. Raises UsageError if the test is about none of its bundles."""
-    from dataclasses import replace
-
     digests = [str(v.get("digest")) for v in report.details.get("variants") or ()]
     digests = digests or [report.bundles[role] for role in ("bundle",) if role in report.bundles]
     heard = {digest: found for digest in digests if (found := mos_of(store, digest))}
