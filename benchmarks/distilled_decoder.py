@@ -171,7 +171,7 @@ def page(found: dict[str, Any]) -> str:
         "`python benchmarks/distilled_decoder.py`.",
         "",
         f"The decoder alone, ONNX Runtime fp32, 1 thread, {DECODER_TEXTS} sentences: {d['student']:.0f} ms, the "
-        f"teacher's {d['teacher']:.0f} ms: {interval(d['ratio'])} of the time (n = {d['ratio']['n']}). The voice as a file: "
+        f"teacher's {d['teacher']:.0f} ms: {interval(d['ratio'])} of the time (n = {d['ratio']['n']}). The voice: "
         f"{found['mb']['fp32']:.1f} MB, {found['mb']['voice']:.1f} MB before.",
         "",
         "How many times as fast as piper-tts at its own settings (RTF):",
