@@ -111,7 +111,7 @@ def test_quantized_saved_loaded_and_equal(bundle: Bundle, tmp_path: Path, settin
     assert [s.precision for s in again.stages] == [s.precision for s in small.stages]
     assert [dict(s.options) for s in again.stages] == [dict(s.options) for s in small.stages]
     assert np.array_equal(said(again, noise=0.7), said(small, noise=0.7))
-    assert np.abs(said(again) - said(bundle)).max() > 0
+    assert not np.array_equal(said(again), said(bundle))
 
 
 def test_a_changed_graph_is_no_module_any_more(bundle: Bundle, tmp_path: Path) -> None:
@@ -241,8 +241,9 @@ def test_a_coqui_voice_as_a_piper_voice_and_back(bundle: Bundle, tmp_path: Path)
     assert as_piper.voices == bundle.voices
     assert as_piper.defaults == bundle.defaults
     np.testing.assert_allclose(said(as_piper, voice="speaker 1"), said(bundle, voice="speaker 1"), atol=CLOSE)
-    with pytest.raises(ModelError, match="another number"):
-        coqui.export(as_piper, tmp_path / "back")  # a text that is not framed: Coqui's ids would have ends
+    coqui.export(as_piper, tmp_path / "back")
+    back = coqui.import_(tmp_path / "back", tmp_path / "again")
+    np.testing.assert_allclose(said(back, voice="speaker 1"), said(bundle, voice="speaker 1"), atol=CLOSE)
 
 
 def test_what_piper_cannot_read(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ def coqui_from_piper(piper: Mapping[str, Any]) -> tuple[dict[str, Any], list[int
     if piper.get("vowel_clusters"):
         raise ModelError("Coqui's tokenizer has no vowel_clusters; this voice cannot be written for it")
     ids = {symbol: given for symbol, given in piper["phoneme_id_map"].items() if len(symbol) == 1}
-    if several := [symbol for symbol, given in ids.items() if len(given) != 1]:
+    framed = bool(ids["^"] or ids["$"])
+    if several := [s for s, given in ids.items() if len(given) != 1 and (framed or s not in ("^", "$"))]:
         raise ModelError(
             f"Coqui's tokenizer gives each symbol one id, and {several[0]!r} has {len(ids[several[0]])} here"
         )
@@ -33,7 +34,8 @@ def coqui_from_piper(piper: Mapping[str, Any]) -> tuple[dict[str, Any], list[int
     own = [symbol for symbol in ids if symbol not in MARKS]
     marks = [symbol for symbol in own if symbol in PUNCTUATION]
     letters = [symbol for symbol in own if symbol not in PUNCTUATION]
-    vocabulary = ["_", "$", "^", "_", *letters, *marks]  # padding, which Piper's blank serves as
+    ends = ["$", "^"] if framed else []
+    vocabulary = ["_", *ends, "_", *letters, *marks]  # padding, which Piper's blank serves as, and again as the blank
     fields = {
         "model": "vits",
         "use_phonemes": kind == "espeak",
@@ -41,10 +43,10 @@ def coqui_from_piper(piper: Mapping[str, Any]) -> tuple[dict[str, Any], list[int
         "phoneme_language": piper["espeak"]["voice"] if kind == "espeak" else None,
         "text_cleaner": "no_cleaners",
         "add_blank": True,
-        "enable_eos_bos_chars": True,
+        "enable_eos_bos_chars": framed,
         "characters": {
             "characters_class": f"{CLASSES}.{'IPAPhonemes' if kind == 'espeak' else 'Graphemes'}",
-            "pad": "<PAD>", "eos": "$", "bos": "^", "blank": "_",
+            "pad": "<PAD>", "eos": "$" if framed else None, "bos": "^" if framed else None, "blank": "_",
             "characters": "".join(letters), "punctuations": "".join(marks), "phonemes": None,
             "is_unique": False, "is_sorted": False,
         },

@@ -102,7 +102,7 @@ def shape(config: Mapping[str, Any]) -> Shape:
         duration_filter=SDP_CHANNELS if a["use_sdp"] else DP_CHANNELS,
         duration_kernel=DURATION_KERNEL,
         duration_flows=DURATION_FLOWS,
-        duration_least=DP_LEAST,
+        duration_least=Shape.duration_least if a["use_sdp"] else DP_LEAST,
         speakers=speakers,
         speaker_channels=speaker_channels,
     )
