@@ -15,7 +15,7 @@ import pytest
 from vivace.cli import main as cli
 from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.errors import EXIT_BUDGET_NOT_MET, EXIT_OK
-from vivace.workflows import _judge, gate, optimize, recipe
+from vivace.workflows import _task, gate, optimize, recipe
 from vivace.workflows.benchmark import Timings
 from vivace.workflows.import_ import import_model
 
@@ -41,7 +41,7 @@ def every_child_is_twice_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
             result.audio[arm], result.load[arm] = dict.fromkeys(spoken_texts, 2.0), [0.5]
         return result
 
-    monkeypatch.setattr(_judge, "measure", measure)
+    monkeypatch.setattr(_task.benchmark, "measure", measure)
 
 
 def test_the_gate_hears_an_int8_decoder_and_a_lost_half_second(voice: Bundle, tmp_path: Path) -> None:

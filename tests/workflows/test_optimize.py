@@ -13,7 +13,7 @@ import pytest
 from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.errors import BundleError, UsageError
 from vivace.core.report import Report
-from vivace.workflows import _judge, gate, optimize, recipe
+from vivace.workflows import _task, gate, optimize, recipe
 from vivace.workflows.benchmark import Timings
 
 METRICS = ("duration_ratio", "clipping", "silence", "log_spectral_distance")
@@ -44,8 +44,8 @@ def timed(speeds: Mapping[str, float], noisy: bool = False) -> Any:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_judge, "measure", timed({"weights_fp16": 1.0, "int8_dynamic": 0.4}))
-    monkeypatch.setattr(_judge, "peak_memory", lambda bundle, text, threads: (10.0, 20.0))
+    monkeypatch.setattr(_task.benchmark, "measure", timed({"weights_fp16": 1.0, "int8_dynamic": 0.4}))
+    monkeypatch.setattr(_task, "peak_memory", lambda bundle, text, threads: (10.0, 20.0))
     monkeypatch.setattr(gate, "DAMAGES", CUT)
 
 
@@ -73,11 +73,11 @@ def test_what_is_smaller_and_not_worse_is_kept(toy: Bundle, tmp_path: Path) -> N
 
 
 def test_an_open_question_gets_more_rounds(toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_judge, "measure", timed({"weights_fp16": 1.01}, noisy=True))
+    monkeypatch.setattr(_task.benchmark, "measure", timed({"weights_fp16": 1.01}, noisy=True))
     trial = go(toy, tmp_path / "out", plan(("weights_fp16", "size"))).report.details["trials"][0]
     assert trial["kept"]
     assert trial["speed"][-1]["ratio"]["n"] == 3 * SETTINGS.rounds
-    monkeypatch.setattr(_judge, "measure", timed({"int8_dynamic": 0.4}))
+    monkeypatch.setattr(_task.benchmark, "measure", timed({"int8_dynamic": 0.4}))
     clear = go(toy, tmp_path / "clear", plan(("int8_dynamic", "speed"))).report.details["trials"][0]
     assert clear["speed"][-1]["ratio"]["n"] == SETTINGS.rounds
 
@@ -137,13 +137,13 @@ def test_interrupted_and_resumed(toy: Bundle, tmp_path: Path, monkeypatch: pytes
     def interrupt(*_: Any, **__: Any) -> Timings:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_judge, "measure", interrupt)
+    monkeypatch.setattr(_task.benchmark, "measure", interrupt)
     with pytest.raises(KeyboardInterrupt):
         go(toy, tmp_path / "out", plan(("weights_fp16", "size")))
     assert not (tmp_path / "out").exists()
     assert (tmp_path / ".out.work").exists()
 
-    monkeypatch.setattr(_judge, "measure", timed({}))
+    monkeypatch.setattr(_task.benchmark, "measure", timed({}))
     from vivace.workflows import clips
 
     monkeypatch.setattr(clips, "Pool", interrupt)  # all clips are there: nothing is spoken again
@@ -181,7 +181,7 @@ def test_times_of_other_runs_are_on_the_clock_of_the_first(
         found.waited = 0.2 * len(runs)
         return found
 
-    monkeypatch.setattr(_judge, "measure", slowing)
+    monkeypatch.setattr(_task.benchmark, "measure", slowing)
     passes = plan(("int8_dynamic", "speed"), ("weights_fp16", "size"))
     details = go(toy, tmp_path / "out", passes).report.details
     first, *others = (v["latency"][0]["p50_ms"] for v in details["variants"])

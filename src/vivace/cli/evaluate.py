@@ -17,6 +17,7 @@ what they said in a listening test (vivace listen) stands in a table of its own.
   vivace evaluate voice
   vivace evaluate small --reference voice        also the metrics that compare clip with clip
   vivace evaluate voice --metrics predicted_mos,wer --texts 40
+  vivace evaluate commands --dataset test        a model that listens: accuracy, F1, confusion
   vivace evaluate small --listened test.sqlite   with MOS by listeners
 """
 
@@ -27,6 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", default="", help="names with commas between (default: all, see vivace list)")
     parser.add_argument("--texts", type=int, default=100, help="how many of the built-in sentences (default 100)")
     parser.add_argument("--file", type=Path, help="your own sentences instead, one a line")
+    parser.add_argument("--dataset", type=Path, help="labelled clips for a model that listens: a folder or manifest")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     parser.add_argument("--listened", type=Path, metavar="TEST", help="a listening test that the bundle was rated in")
     parser.add_argument("-o", "--out", type=Path, help="write the report as JSON")
@@ -39,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     from vivace.workflows.evaluate import evaluate
     from vivace.workflows.listening import with_listeners
 
+    if args.dataset:
+        return _listen(args)
     sentences = texts.from_file(args.file) if args.file else texts.evaluation(args.texts)
     metrics = [name.strip() for name in args.metrics.split(",") if name.strip()]
     bundle = find_bundle(args.model)
@@ -85,3 +89,36 @@ def _show(report: Report, name: str) -> None:
         show_listeners(report.details["listening"])
     if report.details["skipped"]:
         print(f"not measured without --reference: {', '.join(report.details['skipped'])}")
+
+
+def _listen(args: argparse.Namespace) -> int:
+    from vivace.workflows.classify import classify
+    from vivace.workflows.dataset import read
+
+    bundle = find_bundle(args.model)
+    reference = find_bundle(args.reference) if args.reference else None
+    with progress(args) as tell:
+        report = classify(bundle, read(args.dataset), reference=reference, progress=tell)
+    if args.out:
+        write_out(args.out, report.to_json().encode())
+    if args.json:
+        print(report.to_json())
+        return EXIT_OK
+    rows = [
+        [m.name, f"{100 * m.value:.2f}%", "" if m.low is None else f"[{100 * m.low:.2f}, {100 * (m.high or 0):.2f}]"]
+        for m in report.measurements
+    ]
+    table(f"{bundle.name}: {report.measurements[0].scope}", ["metric", "value", "95% interval"], rows)
+    columns = ["label", "clips", "precision", "recall", "f1", "taken for"]
+    told = [
+        [r["label"], str(r["clips"]), *(f"{r[k]:.3f}" for k in ("precision", "recall", "f1")), r["taken_for"]]
+        for r in report.details["labels"]
+    ]
+    table("Labels", columns, told)
+    if "mcnemar" in report.details:
+        found = report.details["mcnemar"]
+        print(
+            f"against the reference: {found['only_child_right']} clips only now right, "
+            f"{found['only_parent_right']} no longer right (McNemar p = {found['p']:.3g})"
+        )
+    return EXIT_OK

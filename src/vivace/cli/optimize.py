@@ -57,22 +57,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--minutes", help="for trying, in --search (default 10); the verdict takes its own time after")
     parser.add_argument("--metrics", default="", help="names with commas between (default: all)")
-    parser.add_argument("--evaluation", type=Path, help="your own evaluation sentences, one a line")
-    parser.add_argument("--calibration", type=Path, help="your own calibration sentences, one a line")
+    parser.add_argument("--evaluation", type=Path, help="your own evaluation sentences, one a line, or labelled clips")
+    parser.add_argument("--calibration", type=Path, help="your own calibration sentences, one a line, or clips")
+    parser.add_argument("--training", type=Path, help="labelled clips, for passes that train")
     parser.add_argument("--force", action="store_true", help="replace the output folder if it exists")
     parser.add_argument("--keep-work", action="store_true", help="keep every candidate and clip beside the output")
     add_settings(parser.add_argument_group("the gate"), Settings)  # type: ignore[arg-type]
 
 
 def run(args: argparse.Namespace) -> int:
-    from vivace.workflows import gate, texts
+    from vivace.workflows import _task, gate
     from vivace.workflows.optimize import work_folder
 
     settings = read_settings(args, gate.Settings, "optimize")
     work = _work(args)
-    evaluation = texts.from_file(args.evaluation) if args.evaluation else []
-    calibration = texts.from_file(args.calibration) if args.calibration else []
     bundle = find_bundle(args.model)
+    task = _task.of(bundle, args.evaluation, args.calibration, args.training)
     kept = work_folder(args.out)
     if kept.is_dir() and not args.quiet:
         print(f"vivace: goes on where an earlier run stopped (to begin anew, delete {kept})", file=sys.stderr)
@@ -82,8 +82,7 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             settings=settings,
             metrics=[name.strip() for name in args.metrics.split(",") if name.strip()],
-            evaluation=evaluation,
-            calibration=calibration,
+            task=task,
             overwrite=args.force,
             keep_work=args.keep_work,
             command=shlex.join(["vivace", *sys.argv[1:]]),
@@ -125,7 +124,7 @@ def show(details: dict[str, Any] | Any) -> None:
     from vivace.workflows._stopwatch import BUSY, busy_words
 
     first = details["variants"][0]
-    shown = [m for m in ("predicted_mos", "dnsmos", "wer") if m in first["scores"]]
+    shown = [m for m in ("predicted_mos", "dnsmos", "wer", "accuracy") if m in first["scores"]]
     speed = {row["text"]: f"{row['text']} ms" for row in first["latency"]}
     rows = []
     for v in details["variants"]:

@@ -52,6 +52,20 @@ class Model(Protocol):
         ...
 
 
+class Classifier(Protocol):
+    """An opened model that listens, which a family's `open` gives for a bundle whose task is "labels"."""
+
+    labels: tuple[str, ...]
+
+    def feed(self, clips: Sequence[Audio]) -> list[tuple[list[int], dict[str, Array]]]:
+        """(places in `clips`, inputs of the stage) of each run that answering them takes."""
+        ...
+
+    def answer(self, clips: Sequence[Audio]) -> Array:
+        """float32[clips, labels]: a score for each label. Batched = single."""
+        ...
+
+
 class Family(Protocol):
     """`families/<name>.py`: a model architecture, with all glue between its stages."""
 
@@ -93,13 +107,15 @@ class Context:
 
     `calibration(stage)` gives that stage's real inputs, one mapping for each calibration text.
     `remember(key, compute)`, where given, keeps JSON values between applications to the same texts: a search applies
-    one pass many times.
+    one pass many times. `training()`, where the user gave labelled clips to train on, gives the inputs of the model's
+    stage and the place of each one's label.
     """
 
     calibration: Callable[[str], list[dict[str, Array]]]
     progress: Progress = lambda message, share: None
     threads: int = 1
     remember: Callable[[str, Callable[[], Any]], Any] | None = None
+    training: Callable[[], tuple[Array, Array]] | None = None
 
 
 class Pass(Protocol):

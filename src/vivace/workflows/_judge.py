@@ -22,15 +22,13 @@ from vivace.core.contracts import Context, Progress
 from vivace.core.errors import BundleError, UsageError, VivaceError
 from vivace.core.report import Report
 from vivace.workflows import _outcome, gate, texts
-from vivace.workflows._memory import peak_memory
 from vivace.workflows._outcome import Variant
 from vivace.workflows._plan import Plan
-from vivace.workflows.benchmark import Timings, measure
-from vivace.workflows.calibration import record
-from vivace.workflows.clips import Clips, Scores, Store, scored, spoken
+from vivace.workflows._task import Speech, Task
+from vivace.workflows.benchmark import Timings
+from vivace.workflows.clips import Clips, Scores, Store
 from vivace.workflows.recipe import Entry, Recipe
 
-CALIBRATION_TEXTS = 32
 # Rough seconds, by which the progress bar shares itself out.
 SPEAK_COST, SCORE_COST, ROUND_COST, APPLY_COST = 0.3, 0.9, 2.0, 20.0
 
@@ -52,28 +50,32 @@ class Run:
     settings: gate.Settings
     metrics: tuple[str, ...]
     sentences: list[str]
-    latency: dict[str, str]
     calibration_texts: list[str]
     work: Path
     store: Store
     plan: Plan
+    task: Task
     begun: float = field(default_factory=time.perf_counter)
     recorded: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
     def speak(self, bundle: Bundle, what: str, sentences: Sequence[str], seed: int) -> Clips:
         tell = self.plan.phase(what, SPEAK_COST * len(sentences))
-        return spoken(bundle, sentences, seed=seed, store=self.store, progress=tell)
+        return self.task.answers(bundle, sentences, seed, self.store, tell)
 
     def score(self, clips: Clips, what: str, reference: Clips) -> Scores:
         tell = self.plan.phase(what, SCORE_COST * len(clips.texts))
-        return scored(clips, self.metrics, reference=reference, store=self.store, progress=tell)
+        return self.task.scores(clips, self.metrics, reference, self.store, tell)
+
+    @property
+    def latency(self) -> dict[str, str]:
+        return self.task.latency
 
     def rules(self) -> dict[str, gate.Rule]:
         return gate.rules(self.settings, self.metrics)
 
     def calibration(self, bundle: Bundle, stage: str) -> list[dict[str, Any]]:
         if bundle.digest not in self.recorded:
-            self.recorded = {bundle.digest: record(bundle, self.calibration_texts)}
+            self.recorded = {bundle.digest: self.task.record(bundle, self.calibration_texts)}
         return self.recorded[bundle.digest][stage]
 
 
@@ -105,26 +107,23 @@ def prepare(
     latency: dict[str, str] | None = None,
     store: Store | None = None,
     before: float = 0.0,
+    task: Task | None = None,
 ) -> Run:
     """A run of about `steps` trials, after `before` seconds of other work. Raises UsageError for texts that serve
     both calibration and evaluation, and for an unknown metric."""
-    sentences = list(evaluation)[: settings.texts] or texts.evaluation(settings.texts)
-    calibration_texts = list(calibration) or texts.calibration(CALIBRATION_TEXTS)
+    asked: Task = task or Speech(evaluation, calibration, latency or texts.latency())
+    sentences, calibration_texts = asked.items(settings.texts), asked.calibration_items()
     if set(sentences) & set(calibration_texts):
         raise UsageError("a text is both for calibration and for evaluation; quality must be judged on unseen text")
-    names = tuple(metrics) or tuple(registry.names("metrics"))
-    for name in names:
-        registry.load("metrics", name)
+    names = asked.metrics(metrics)
     clip = SPEAK_COST + SCORE_COST
     judged = clip * len(sentences)
     damaged = min(settings.damage_texts, len(sentences))
-    trust = (SPEAK_COST + SCORE_COST * (1 + len(gate.DAMAGES))) * damaged
+    trust = (SPEAK_COST + SCORE_COST * (1 + len(asked.damages))) * damaged
     each = APPLY_COST + judged + 3 * ROUND_COST * settings.rounds
     plan = Plan(progress, judged + trust + each * steps + 5.0 + before)
     work = work_folder(out)
-    return Run(
-        settings, names, sentences, latency or texts.latency(), calibration_texts, work, store or Store(work), plan
-    )
+    return Run(settings, names, sentences, calibration_texts, work, store or Store(work), plan, asked)
 
 
 def work_folder(out: Path) -> Path:
@@ -145,8 +144,8 @@ def trust(run: Run, original: Variant) -> tuple[list[Any], list[Any], list[str]]
     other = run.speak(original.bundle, "noise floor", few.texts, run.settings.seed + 1)
     floor = gate.compare(before, run.score(other, "noise floor", few), few.texts, run.rules())[0]
     proofs, blind = [], []
-    for name in gate.DAMAGES:
-        clips = gate.damaged(few, name, count)
+    for name in run.task.damages:
+        clips = run.task.damaged(few, name, count)
         rows, reasons = gate.compare(before, run.score(clips, "sensitivity proof", few), few.texts, run.rules())
         seen = [row["metric"] for row in rows if row["ok"] is False]
         missed = [row["metric"] for row in rows if row["ok"]]
@@ -230,16 +229,17 @@ def apply(run: Run, bundle: Bundle, entry: Entry, number: int) -> Bundle:
         except BundleError as error:  # a damaged leftover of an earlier run is made again
             tell(f"{error}", 0.0)
         shutil.rmtree(folder)
-    context = Context(lambda stage: run.calibration(bundle, stage), tell, machine.cores())
+    training = run.task.training(bundle)
+    context = Context(lambda stage: run.calibration(bundle, stage), tell, machine.cores(), training=training)
     applied: Bundle = module.apply(bundle, folder, entry.settings, context)
     return applied
 
 
 def memory(run: Run, bundle: Bundle) -> float:
     def compute() -> float:
-        return peak_memory(bundle, run.latency["long"], run.settings.threads)[1]
+        return run.task.memory(bundle, run.settings.threads)
 
-    return float(run.store.json(f"memory {bundle.digest} {run.settings.threads} {run.latency['long']}", compute))
+    return float(run.store.json(f"memory {bundle.digest} {run.settings.threads} {run.latency}", compute))
 
 
 def timed(run: Run, arms: dict[str, Bundle], name: str, needed: float = 0.0) -> Timings:
@@ -254,13 +254,13 @@ def timed(run: Run, arms: dict[str, Bundle], name: str, needed: float = 0.0) -> 
 
     def compute() -> dict[str, Any]:
         own = {arm: arms[arm] for arm in unique.values()}
-        asked: dict[str, Any] = {"threads": run.settings.threads, "spoken_texts": run.latency, "progress": tell}
-        found = measure(own, rounds=run.settings.rounds, **asked)
+        asked: dict[str, Any] = {"threads": run.settings.threads, "progress": tell}
+        found = run.task.measure(own, rounds=run.settings.rounds, **asked)
         if {"parent", "child"} <= set(arms) and unique[arms["child"].digest] == "child":
             ratio = found.overall(unique[arms["parent"].digest], "child")
             if ratio.low <= needed < ratio.high:
                 more = 2 * run.settings.rounds
-                found = found.joined(measure(own, rounds=more, first_seed=run.settings.rounds + 1, **asked))
+                found = found.joined(run.task.measure(own, rounds=more, first_seed=run.settings.rounds + 1, **asked))
         return asdict(found)
 
     timings = Timings(**run.store.json(key, compute))
@@ -315,7 +315,7 @@ def finish(
         bundles={"original": bundle.digest, "final": final.bundle.digest},
         machine=machine.describe(),
         settings=asdict(run.settings) | {"metrics": list(run.metrics)},
-        details=details | (extra or {}),
+        details=details | run.task.details({"original": variants[0].clips, "final": final.clips}) | (extra or {}),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     run.plan.phase("writing the report", 5.0)

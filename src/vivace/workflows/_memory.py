@@ -37,8 +37,12 @@ def peak_memory(bundle: Bundle, text: str, threads: int, together: int = 1) -> t
 
 def measure(path: Path, text: str, threads: int, together: int = 1) -> tuple[float, float]:
     """The same for this process: MB after loading the bundle, and the most this process ever held."""
-    options = RuntimeOptions(threads=threads)
-    with Engine(open_bundle(path, verify=False), options, max_batch=together) as engine:
+    from vivace.workflows import _task
+
+    options, bundle = RuntimeOptions(threads=threads), open_bundle(path, verify=False)
+    if _task.listens(bundle):
+        return _task.memory_once(bundle, threads)
+    with Engine(bundle, options, max_batch=together) as engine:
         loaded = resident("VmRSS")
         read_all(engine, [Request(f"memory-{seed}", text, seed=seed) for seed in range(together)])
         return loaded, resident("VmHWM")

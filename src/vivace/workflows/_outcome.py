@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vivace.core import registry
+from vivace.core.audio import Audio
 from vivace.core.bundle import EVIDENCE, Bundle
 from vivace.core.report import Measurement, Report
 from vivace.workflows import gate
+from vivace.workflows._labels import metric
 from vivace.workflows._report_tables import named
 from vivace.workflows.benchmark import Timings, latency_rows, threads_words
 from vivace.workflows.clips import Clips, Scores
@@ -72,7 +73,7 @@ def shares(gains: list[tuple[str, float, float]]) -> list[dict[str, Any]]:
 def row(variant: Variant, first: Timings, peak_mb: float) -> dict[str, Any]:
     """A variant as the report shows it; `first` are timings that hold the original."""
     timings, arm = (first, "original") if variant.timings is None else (variant.timings, "child")
-    shown = enumerate(variant.clips.texts[:SHOWN_CLIPS])
+    shown = [(k, variant.clips.texts[k]) for k, _ in sounds(variant)]
     return {
         "id": variant.id,
         "label": variant.label,
@@ -89,6 +90,11 @@ def row(variant: Variant, first: Timings, peak_mb: float) -> dict[str, Any]:
     }
 
 
+def sounds(variant: Variant) -> list[tuple[int, Audio]]:
+    """What the report lets people hear; nothing of a model that listens."""
+    return [(k, found) for k, found in enumerate(variant.clips.audio[:SHOWN_CLIPS]) if isinstance(found, Audio)]
+
+
 def _on_one_clock(rows: list[dict[str, Any]], timings: Timings, first: Timings) -> list[dict[str, Any]]:
     """Times of another run, scaled by what the original took there: the ratio is what was measured."""
     for found in rows:
@@ -103,7 +109,7 @@ def verdict(
     kept = [t["label"] for t in trials if t["kept"]]
     if not kept:
         why = "; ".join(f"{_name(t)}: {t['reasons'][0]}" for t in trials) or "there was nothing to try"
-        return False, f"Nothing was kept, the voice is as it was ({why})."
+        return False, f"Nothing was kept, the model is as it was ({why})."
     speed = last["overall"]["value"]
     missed = []
     if settings.min_speedup and speed < settings.min_speedup:
@@ -120,6 +126,9 @@ def verdict(
             f", predicted MOS {first['scores']['predicted_mos']['value']:.2f} -> "
             f"{last['scores']['predicted_mos']['value']:.2f}"
         )
+    if "accuracy" in last["scores"]:
+        before, after = (row["scores"]["accuracy"]["value"] for row in (first, last))
+        told += f", accuracy {100 * before:.2f}% -> {100 * after:.2f}%"
     return not missed and not blind, told + (f". Budget not met: {'; '.join(missed)}." if missed else ".")
 
 
@@ -138,7 +147,7 @@ def measurements(row: dict[str, Any]) -> tuple[Measurement, ...]:
         found.append(Measurement("latency_p50", r["p50_ms"], "ms", "down", r["n"], scope=scope))
         found.append(Measurement("speedup", up["value"], "x", "up", r["n"], up["low"], up["high"], scope))
     for name, s in row["scores"].items():
-        module = registry.load("metrics", name)
+        module = metric(name)
         found.append(Measurement(name, s["value"], module.UNIT, module.BETTER, s["n"], s["low"], s["high"]))
     return tuple(found)
 
@@ -151,7 +160,7 @@ def evidence(folder: Path, report: Report, variants: list[Variant], recipe: Reci
     target = folder / EVIDENCE
     (target / "audio").mkdir(parents=True)
     for variant in variants:
-        for k, audio in enumerate(variant.clips.audio[:SHOWN_CLIPS]):
+        for k, audio in sounds(variant):
             soundfile.write(target / "audio" / f"{variant.id}-{k}.flac", audio.samples, audio.rate, subtype="PCM_16")
     (target / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
     write_report(report, target)

@@ -17,6 +17,7 @@ from vivace.workflows._report_tables import (
     Tone,
     arrow,
     bounds,
+    kind,
     megabytes,
     milliseconds,
     number,
@@ -68,12 +69,12 @@ def _latency_group(story: Story, text: str, threads: int) -> Group:
         _pair(story, "RTF ↓", _two(old, new, "rtf"), number),
         _pair(story, "TTFA, ms ↓", _two(old, new, "ttfa_ms"), milliseconds),
     ]
-    size = f" ({story.texts[text]} characters)" if story.texts[text] else ""
+    size = f" ({story.texts[text]} characters)" if story.texts[text] and "clip" not in text else ""
     speedup = new.get("speedup") if story.changed else None
     told = f": {ratio(value(speedup))} as fast" if speedup else ""
     if interval := bounds(speedup, ratio):
         told += f" ({interval})"
-    return Group(tuple(r for r in rows if r), f"{text.capitalize()} text{size}{told}")
+    return Group(tuple(r for r in rows if r), f"{kind(text).capitalize()}{size}{told}")
 
 
 def _quality_groups(story: Story) -> list[Group]:

@@ -13,6 +13,7 @@ from vivace.workflows._report_tables import (
     Table,
     arrow,
     bounds,
+    kind,
     label,
     megabytes,
     named,
@@ -82,14 +83,14 @@ def _facts(story: Story, data: Json) -> Iterable[tuple[str, str, str]]:
     if size.get("child_mb") is not None:
         yield "Size", f"{megabytes(size.get('parent_mb'))} → {megabytes(size['child_mb'])} MB", ""
     for q in data.get("quality") or ():
-        if q.get("metric") in ("predicted_mos", "wer"):
+        if q.get("metric") in ("predicted_mos", "wer", "accuracy"):
             how = story.scale(q["metric"])
             difference = q.get("difference")
             yield short(q["metric"]), how.change(value(difference)), bounds(difference, how.change)
 
 
 def _on(row: Json) -> str:
-    return "all texts" if row.get("text") == "all" else f"{row.get('text', '')} text"
+    return "all texts" if row.get("text") == "all" else kind(str(row.get("text", "")))
 
 
 def _speed_table(data: Json) -> Table | None:

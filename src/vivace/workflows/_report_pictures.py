@@ -10,7 +10,7 @@ from vivace.workflows import _report_plots as draw
 from vivace.workflows import _report_search as search
 from vivace.workflows import _report_sound as sound
 from vivace.workflows._report_story import Story, Variant
-from vivace.workflows._report_tables import Json, megabytes, ratio, short, value
+from vivace.workflows._report_tables import Json, kind, megabytes, ratio, short, value
 from vivace.workflows.benchmark import threads_words
 
 SPECTROGRAMS = 6  # texts that get a pair; each adds about 0.2 MB to the page
@@ -132,7 +132,7 @@ def _latency(story: Story) -> Plot | None:
     names = [(f"{v.number}  {_cut(v.label)}", v.mark) for v in timed]
     typical = [(v.number, v.latency(story.typical, story.fewest).get("p50_ms")) for v in timed]
     told = ", ".join(f"{number} {ms:.0f} ms" for number, ms in typical if ms is not None)
-    alt = f"Median latency of every variant; {story.typical} text: {told}"
+    alt = f"Median latency of every variant; {kind(story.typical)}: {told}"
     caption = "Median latency; the tick is the p95"
     if len(story.threads) > 1:
         caption += f"; strong bars {threads_words(story.fewest)}, faint bars more"
@@ -140,8 +140,8 @@ def _latency(story: Story) -> Plot | None:
 
 
 def _panel_title(story: Story, text: str) -> str:
-    size = f", {story.texts[text]} characters" if story.texts[text] else ""
-    return f"{text.capitalize()} text{size}"
+    size = f", {story.texts[text]} characters" if story.texts[text] and "clip" not in text else ""
+    return f"{kind(text).capitalize()}{size}"
 
 
 def _cut(label: str) -> str:

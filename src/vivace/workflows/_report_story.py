@@ -12,6 +12,7 @@ from vivace.workflows._report_tables import (
     Scale,
     Tone,
     bounds,
+    kind,
     label,
     megabytes,
     named,
@@ -96,7 +97,7 @@ class Story:
         overall: Json | None = variant.data.get("overall")
         if any(v.data.get("overall") for v in self.variants):
             return overall, "all texts"
-        return variant.latency(self.typical, self.fewest).get("speedup"), f"{self.typical} text"
+        return variant.latency(self.typical, self.fewest).get("speedup"), kind(self.typical)
 
     def number_of(self, variant_id: str | None) -> int | None:
         return next((v.number for v in self.variants if v.id == variant_id), None)
@@ -171,7 +172,7 @@ def _tiles(story: Story) -> Iterable[Tile]:
         where, figure = threads_words(story.fewest), ratio(value(speedup))
         note = ", ".join(filter(None, [bounds(speedup, ratio), on]))
         yield Tile(f"Speed at {where}", figure, note, f"{figure} as fast at {where} ({note})")
-    for metric, name in (("predicted_mos", "Predicted MOS"), ("wer", "Word error rate")):
+    for metric, name in (("predicted_mos", "Predicted MOS"), ("wer", "Word error rate"), ("accuracy", "Accuracy")):
         how, before, after = story.scale(metric), story.original.score(metric), story.final.score(metric)
         if before is not None and after is not None:
             figure = _turned(story, how.score(value(before)), how.score(value(after)))

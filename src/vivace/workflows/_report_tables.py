@@ -81,6 +81,11 @@ def milliseconds(value: float | None, *, signed: bool = False) -> str:
     return number(value, 0 if size >= 100 else 1 if size >= 10 else 2, signed=signed)
 
 
+def kind(text: str) -> str:
+    """What was timed: a text by its length, or what says itself (a batch of clips)."""
+    return text if "clip" in text else f"{text} text"
+
+
 def ratio(value: float | None) -> str:
     return NONE if value is None else f"{value:.3f}×" if value < 0.1 else f"{value:.2f}×"
 

@@ -74,7 +74,7 @@ class Clips:
     """One clip for each text; `keys` name what each clip is, so that its scores are found again."""
 
     texts: tuple[str, ...]
-    audio: tuple[Audio, ...]
+    audio: tuple[Any, ...]  # Audio; of a model that listens, its scores for each label
     keys: tuple[str, ...]
 
     def head(self, count: int) -> Clips:

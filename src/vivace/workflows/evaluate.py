@@ -14,6 +14,7 @@ from vivace.core.contracts import Progress
 from vivace.core.errors import UsageError
 from vivace.core.report import Measurement, Report
 from vivace.workflows import stats
+from vivace.workflows._labels import metric
 from vivace.workflows.clips import Clips, Scores, Store, scored, spoken
 
 WEIGHTED: dict[str, Callable[[str], list[str]]] = {
@@ -65,7 +66,7 @@ def evaluate(
 
 
 def _measurement(name: str, values: list[float], sentences: Sequence[str]) -> Measurement:
-    module = registry.load("metrics", name)
+    module = metric(name)
     interval = mean(name, values, sentences)
     return Measurement(
         name,
@@ -101,7 +102,7 @@ def worst(scores: Scores) -> dict[str, float]:
     """The mean of the worst tenth of the clips, for each metric that has a better end."""
     found = {}
     for name, values in scores.items():
-        better = registry.load("metrics", name).BETTER
+        better = metric(name).BETTER
         if better != "none":
             found[name] = stats.worst_decile(values, better)
     return found

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vivace.core import registry
 from vivace.core.audio import Audio
 from vivace.core.errors import UsageError
 from vivace.core.settings import flag, option
 from vivace.workflows import stats
+from vivace.workflows._labels import metric
 from vivace.workflows.benchmark import Timings, plain, threads_words
 from vivace.workflows.clips import Clips, Scores
 from vivace.workflows.evaluate import difference, mean
@@ -36,6 +36,7 @@ class Settings:
     threads: int = option(1, "threads for every timing")
     seed: int = option(0, "base seed of the noise")
     mos_margin: float = option(0.05, "largest loss of predicted MOS, as a share of the parent's")
+    accuracy_points: float = option(0.95, "of a model that listens: largest loss of accuracy, in points of percent")
     wer_points: float = option(1.0, "largest rise of the word error rate, in points of percent")
     duration_margin: float = option(0.02, "largest change of the mean duration, as a share")
     harmed_share: float = option(0.02, "largest share of clips with a new artifact (silence, clipping, ...)")
@@ -81,6 +82,11 @@ def rules(settings: Settings, metrics: Sequence[str]) -> dict[str, Rule]:
         "predicted_mos": Rule(
             settings.mos_margin, "interval", f"95% interval of the loss within {percent} of the parent's", True
         ),
+        "accuracy": Rule(
+            settings.accuracy_points / 100,
+            "interval",
+            f"95% interval of the loss within {settings.accuracy_points:g} points",
+        ),
         "dnsmos": Rule(settings.mos_margin, "estimate", f"mean loss within {percent} of the parent's", True),
         "wer": Rule(settings.wer_points / 100, "estimate", f"up by at most {settings.wer_points:g} points"),
         "duration_ratio": Rule(
@@ -89,7 +95,7 @@ def rules(settings: Settings, metrics: Sequence[str]) -> dict[str, Rule]:
     }
     found = {name: rule for name, rule in fixed.items() if name in metrics}
     for name in metrics:
-        tolerance = getattr(registry.load("metrics", name), "TOLERANCE", None)
+        tolerance = getattr(metric(name), "TOLERANCE", None)
         if tolerance is not None and name not in found:
             words = f"at most {100 * settings.harmed_share:g}% of the clips worse by more than {tolerance:g}"
             found[name] = Rule(tolerance, "clips", words, share=settings.harmed_share)
@@ -102,7 +108,7 @@ def compare(
     """(a row for each metric, the reasons against the child; none means non-inferior)."""
     rows, reasons = [], []
     for name in child:
-        module = registry.load("metrics", name)
+        module = metric(name)
         moved = difference(name, child[name], parent[name], texts)
         before = mean(name, parent[name], texts)
         after = mean(name, child[name], texts)

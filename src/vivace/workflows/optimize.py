@@ -9,6 +9,7 @@ from vivace.core.bundle import Bundle
 from vivace.core.contracts import Progress
 from vivace.workflows import _judge, gate
 from vivace.workflows._judge import Result, work_folder
+from vivace.workflows._task import Task
 from vivace.workflows.clips import Store
 from vivace.workflows.recipe import Recipe
 
@@ -29,12 +30,14 @@ def optimize(
     keep_work: bool = False,
     store: Store | None = None,
     command: str = "",
+    task: Task | None = None,
     progress: Progress = lambda message, share: None,
 ) -> Result:
     """Optimizes `bundle` by `recipe` into `out`.
 
     `evaluation` and `calibration` texts default to the built-in sets, which are disjoint; `metrics` to all.
-    `store` keeps clips, scores and timings beyond this run, so that several recipes share the original's.
+    `task` says how the model is asked, where it does not speak (see _task.of). `store` keeps clips, scores and timings
+    beyond this run, so that several recipes share the original's.
     Raises UsageError for texts that serve both, BundleError if `out` exists or cannot be written.
     """
     out = Path(out)
@@ -50,6 +53,7 @@ def optimize(
         calibration=calibration,
         latency=latency,
         store=store,
+        task=task,
     )
     original = _judge.original(run, bundle)
     trusted = _judge.trust(run, original)
@@ -69,7 +73,7 @@ def optimize(
         parent,
         trusted,
         command=command,
-        source="given" if evaluation else "built in",
+        source="given" if evaluation or (task and task.given) else "built in",
         overwrite=overwrite,
         keep_work=keep_work,
     )

@@ -16,10 +16,11 @@ from vivace.core.machine import cores
 from vivace.core.settings import flag, option
 from vivace.workflows import _judge, gate, texts
 from vivace.workflows._explore import Explored, Explorer, as_json
-from vivace.workflows._judge import CALIBRATION_TEXTS, Result, Run
+from vivace.workflows._judge import Result, Run
 from vivace.workflows._outcome import shares
 from vivace.workflows._probe import Prober
 from vivace.workflows._space import Choice
+from vivace.workflows._task import CALIBRATION_TEXTS, Task, listens
 from vivace.workflows.benchmark import measure
 from vivace.workflows.clips import Store
 from vivace.workflows.recipe import Recipe
@@ -56,6 +57,7 @@ def search(
     keep_work: bool = False,
     store: Store | None = None,
     command: str = "",
+    task: Task | None = None,
     progress: Progress = lambda message, share: None,
 ) -> Result:
     """Searches for at most `wanted.minutes`, then judges at most three candidates against the original.
@@ -64,6 +66,8 @@ def search(
     """
     out, wanted, settings = Path(out), wanted or Settings(), settings or gate.Settings()
     _judge.check_output(bundle, out, overwrite)
+    if listens(bundle):
+        raise UsageError("--search is for voices; give a model that listens a --recipe or a --pass")
     seconds = 60 * wanted.minutes
     run = _judge.prepare(
         out,
@@ -76,6 +80,7 @@ def search(
         latency=latency,
         store=store,
         before=seconds,
+        task=task,
     )
     explored = _explore(run, bundle, wanted, run.plan.phase("search", seconds))
     kind = "size" if wanted.objective == "size" else "speed"
@@ -108,7 +113,7 @@ def search(
         final,
         trusted,
         command=command,
-        source="given" if evaluation else "built in",
+        source="given" if evaluation or (task and task.given) else "built in",
         overwrite=overwrite,
         keep_work=keep_work,
         extra=extra,

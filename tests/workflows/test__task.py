@@ -1,0 +1,140 @@
+"""Models that listen on the road of voices: the same passes, gate and report, judged by their accuracy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from families import generic_maker
+from families.keras_maker import WORDS
+from vivace.cli.main import main
+from vivace.core.audio import Audio
+from vivace.core.bundle import Bundle, open_bundle
+from vivace.core.errors import UsageError
+from vivace.workflows import _task, gate
+from vivace.workflows.classify import classify
+from vivace.workflows.clips import Store
+from vivace.workflows.dataset import read
+from vivace.workflows.import_ import import_model
+from vivace.workflows.optimize import optimize
+from vivace.workflows.recipe import single
+
+FAST = ["--rounds", "3", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("ears")
+    return import_model(generic_maker.classifier(folder / "ears.onnx"), folder / "bundle")
+
+
+def clips(folder: Path, bundle: Bundle, count: int, seed: int, wrong: int = 0) -> Path:
+    """Coloured noise, labelled as the model itself names it, but for the first `wrong`."""
+    rng = np.random.default_rng(seed)
+    with _task.opened(bundle, 1) as model:
+        for k in range(count):
+            spectrum = np.fft.rfft(rng.standard_normal(4000)) * rng.random(2001) ** 4
+            samples = np.fft.irfft(spectrum, 4000).astype(np.float32)
+            samples *= rng.uniform(0.05, 0.9) / np.abs(samples).max()
+            rounded = (np.round(samples * 32767) / 32768).astype(np.float32)
+            named = int(model.answer([Audio(rounded, 8000)])[0].argmax())
+            label = WORDS[(named + (k < wrong)) % len(WORDS)]
+            (folder / label).mkdir(parents=True, exist_ok=True)
+            soundfile.write(folder / label / f"{k:03d}.wav", rounded, 8000, subtype="PCM_16")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sets(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("sets")
+    return clips(folder / "test", bundle, 60, 1, wrong=6), clips(folder / "calibration", bundle, 8, 2)
+
+
+def test_evaluation_counts_what_is_right(bundle: Bundle, sets: tuple[Path, Path]) -> None:
+    report = classify(bundle, read(sets[0]))
+    found = report.get("accuracy")
+    assert found.value == pytest.approx(54 / 60)
+    assert found.low is not None and found.low < found.value < (found.high or 0)
+    assert sum(map(sum, report.details["confusion"]["clips"])) == 60
+    assert sum(row["clips"] * row["recall"] for row in report.details["labels"]) == pytest.approx(54)
+
+
+def test_batched_is_single(bundle: Bundle, sets: tuple[Path, Path]) -> None:
+    heard = read(sets[0]).clips(8000)[:9]
+    with _task.opened(bundle, 1) as model:
+        alone = np.concatenate([model.answer([clip]) for clip in heard])
+        assert np.abs(model.answer(heard) - alone).max() < 1e-5
+
+
+def test_another_model_is_told_apart(bundle: Bundle, sets: tuple[Path, Path], tmp_path: Path) -> None:
+    other = import_model(generic_maker.classifier(tmp_path / "other.onnx", seed=5), tmp_path / "other")
+    report = classify(other, read(sets[0]), reference=bundle)
+    found = report.details["mcnemar"]
+    right = {name: report.get("accuracy").value * 60 for name in ("child",)}["child"]
+    assert found["only_child_right"] - found["only_parent_right"] == round(right - 54)
+    assert found["p"] < 0.05
+    assert report.get("accuracy_change").high < 0  # type: ignore[operator]
+
+
+def test_the_road_of_voices_takes_a_model_that_listens(
+    bundle: Bundle, sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["optimize", str(bundle.path), "-o", str(tmp_path / "out"), "--pass", "int8_static", "--json", "-q"]
+    code = main([*words, "--evaluation", str(sets[0]), "--calibration", str(sets[1]), *FAST])
+    details = json.loads(capsys.readouterr().out)["details"]
+    assert code in (0, 3)  # a tiny model may well not be faster
+    assert {row["text"] for row in details["variants"][0]["latency"]} == {"1 clip", "32 clips"}
+    assert all(proof["refused"] for proof in details["sensitivity"])
+    quality = {row["metric"]: row for row in details["trials"][0]["quality"]}
+    assert quality["accuracy"]["margin"] == pytest.approx(0.0095)
+    assert quality["agreement"]["child"]["value"] > 0.8
+    assert len(details["labels, original"]) == len(WORDS)
+    page = (tmp_path / "out" / "evidence" / "report.md").read_text(encoding="utf-8")
+    assert "Accuracy" in page
+    assert open_bundle(tmp_path / "out").family == "generic"
+
+
+def test_a_child_that_names_other_labels_is_refused(bundle: Bundle, sets: tuple[Path, Path], tmp_path: Path) -> None:
+    other = import_model(generic_maker.classifier(tmp_path / "other.onnx", seed=5), tmp_path / "other")
+    task = _task.of(bundle, *sets)
+    store = Store(None)
+    quiet = lambda message, share: None  # noqa: E731
+    before = task.answers(bundle, task.items(0), 0, store, quiet)
+    after = task.answers(other, task.items(0), 0, store, quiet)
+    names = task.metrics(())
+    rules = gate.rules(gate.Settings(), names)
+    scored = [task.scores(found, names, before, store, quiet) for found in (before, after)]
+    assert gate.compare(scored[0], scored[0], before.texts, rules)[1] == []
+    assert any("accuracy" in reason for reason in gate.compare(*scored, before.texts, rules)[1])
+
+
+def test_wrong_material_is_a_sentence(bundle: Bundle, sets: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--evaluation FOLDER and --calibration FOLDER"):
+        _task.of(bundle, None, sets[1])
+    with pytest.raises(UsageError, match="both for calibration and for evaluation"):
+        _task.of(bundle, sets[0], sets[0])
+    with pytest.raises(UsageError, match="'wer' is no metric of labels"):
+        optimize(bundle, tmp_path / "out", single("int8_static", {}), metrics=["wer"], task=_task.of(bundle, *sets))
+    clips(tmp_path / "odd", bundle, 2, 3)
+    (tmp_path / "odd" / "strange").mkdir()
+    soundfile.write(tmp_path / "odd" / "strange" / "a.wav", np.zeros(4000), 8000)
+    with pytest.raises(UsageError, match="does not know the label 'strange'"):
+        _task.of(bundle, tmp_path / "odd", sets[1])
+
+
+def test_a_voice_has_no_labels(sets: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "hum.json").write_text('{"toy": 1}')
+    hum = import_model(tmp_path / "hum.json", tmp_path / "hum")
+    with pytest.raises(UsageError, match="speaks, it does not name clips"):
+        classify(hum, read(sets[0]))
+    with pytest.raises(UsageError, match="--training belongs to models that listen"):
+        _task.of(hum, None, None, sets[0])
+
+
+def test_a_model_that_listens_says_so_when_it_is_to_speak(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["say", str(bundle.path), "hello", "-o", "x.wav", "-q"]) != 0
+    assert "this model listens" in capsys.readouterr().err
