@@ -77,7 +77,7 @@ def test_a_student_that_does_not_fit(voice: Bundle, tmp_path: Path, changes: dic
 
 
 def test_no_student_and_no_decoder(voice: Bundle, toy: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no student is given; name its file: student_decoder\.file"):
+    with pytest.raises(UsageError, match=r"no student is given; name its file: --set file"):
         student_decoder.apply(voice, tmp_path / "child", Settings(), CONTEXT)
     with pytest.raises(UsageError, match=r"none\.onnx cannot be read"):
         apply(voice, tmp_path / "child", tmp_path / "none.onnx")

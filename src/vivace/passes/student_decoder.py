@@ -33,7 +33,7 @@ class Settings:
 def accepts(stage: Stage, settings: Settings) -> str | None:
     if stage.name != DECODER or set(stage.inputs) != {LATENT}:
         return "is no decoder of one speaker's latent"
-    return None if settings.file else "no student is given; name its file: student_decoder.file=decoder.onnx"
+    return None if settings.file else "no student is given; name its file: --set file=decoder.onnx"
 
 
 def apply(bundle: Bundle, out: Path, settings: Settings, context: Context) -> Bundle:
