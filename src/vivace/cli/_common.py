@@ -90,13 +90,14 @@ def print_json(value: Any) -> None:
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table on standard output; the first column is left-aligned, the others right."""
+    """A table on standard output; columns of figures are right-aligned, columns of words left."""
     from rich.console import Console
     from rich.table import Table
 
     drawn = Table(title=title, title_justify="left", header_style="bold")
     for k, column in enumerate(columns):
-        drawn.add_column(column, justify="right" if k else "left", overflow="fold")
+        words = k == 0 or any(row[k][:1].isalpha() for row in rows)
+        drawn.add_column(column, justify="left" if words else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*row)
     console = Console()
@@ -117,7 +118,8 @@ def show_listeners(heard: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def progress(args: argparse.Namespace) -> Iterator[Progress]:
-    """A bar with the time left on a terminal's standard error; a line now and then where it is no terminal."""
+    """A bar with the time left on a terminal's standard error; a line now and then where it is no terminal. What comes
+    back never goes backwards: parts of a long work that begin at 0 again only change the message."""
     if args.quiet:
         yield lambda message, share: None
         return
@@ -137,15 +139,24 @@ def progress(args: argparse.Namespace) -> Iterator[Progress]:
     columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=1.0)
-        yield lambda message, share: bar.update(task, description=message, completed=share)
+        furthest = 0.0
+
+        def tell(message: str, share: float) -> None:
+            nonlocal furthest
+            furthest = max(furthest, share)
+            bar.update(task, description=message, completed=furthest)
+
+        yield tell
 
 
 def _lines(every: float = 10.0) -> Progress:
     begun = last = time.monotonic()
+    furthest = 0.0
 
     def tell(message: str, share: float) -> None:
-        nonlocal last
+        nonlocal last, furthest
         now = time.monotonic()
+        furthest = share = max(furthest, share)
         if now - last >= every:
             last = now
             left = f", about {(now - begun) / share * (1 - share):.0f} s left" if share > 0.02 else ""

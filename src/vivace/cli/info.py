@@ -34,4 +34,6 @@ def run(args: argparse.Namespace) -> int:
             for s in bundle.history
         ]
         table("History", ["pass", "version", "settings", "parent"], made)
+    if bundle.evidence:
+        print(f"Evidence of how it was judged: vivace report {args.model} ({len(bundle.evidence)} files)")
     return EXIT_OK

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         rows = [[e["name"], e["summary"]] for e in entries]
         if args.kind == "passes":
             for e in entries:
-                settings = [[s["name"], s["type"], str(s["default"]), s["help"]] for s in e["settings"]]
+                settings = [[s["name"], s["type"], str(s["default"]), _meaning(s)] for s in e["settings"]]
                 table(f"{e['name']}: {e['summary']}", ["setting", "type", "default", "meaning"], settings)
         elif args.kind == "recipes":
             rows = [[e["name"], e["summary"], "\n".join(e["passes"])] for e in entries]
@@ -42,6 +42,10 @@ def run(args: argparse.Namespace) -> int:
         else:
             table(kind.capitalize(), ["name", "what it is"], rows)
     return EXIT_OK
+
+
+def _meaning(setting: dict[str, Any]) -> str:
+    return f"{setting['help']} ({', '.join(setting['choices'])})" if setting["choices"] else str(setting["help"])
 
 
 def _entries(kind: str) -> list[dict[str, Any]]:
