@@ -20,7 +20,7 @@ from server.conftest import Served  # noqa: E402
 def test_the_document_holds(served: Served, mode: GenerationMode) -> None:
     interface = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
     operations = [found.ok() for found in interface.get_all_operations()]
-    assert len(operations) == 4
+    assert len(operations) == 5
 
     def check(case: Any) -> None:
         response = case.call()
