@@ -44,6 +44,11 @@ def voice(make_toy: Callable[..., Bundle]) -> Path:
         (["a=VOICE", "a=VOICE"], "two models have the same name"),
         (["VOICE", "--memory", "lots"], "--memory is 'lots'; write a size such as 800M or 2G"),
         (["VOICE", "--keys", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["VOICE", "--replicas", "0"], "replicas are '0'"),
+        (["VOICE", "--replicas", "4-2"], "replicas are '4-2'"),
+        (["VOICE", "--replicas", "many"], "replicas are 'many'"),
+        (["VOICE", "--replicas", "2", "--memory", "1G"], "--memory is for one machine"),
+        (["VOICE", "--ray", "auto"], "--ray is for replicas"),
     ],
 )
 def test_wrong_arguments(voice: Path, capsys: Any, words: list[str], message: str) -> None:

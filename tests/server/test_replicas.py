@@ -17,7 +17,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("ray.serve")
 pytest.importorskip("uvicorn")
 
-from server.conftest import Served, ask, metric, serving, until  # noqa: E402
+from server.conftest import Served, ask, metric, replica_pids, serving, until  # noqa: E402
 from server.test_speech import (  # noqa: E402, F401
     client,
     test_events_hold_the_same_bytes,
@@ -52,18 +52,6 @@ def served(beneath: Cluster, make_variant: Make) -> Iterator[Served]:
     models = {"toy": [make_variant("fast", **voices), make_variant("safe", **voices)], "other": [make_variant("one")]}
     with serving(Settings(models), beneath.speaker) as found:
         yield found
-
-
-def replica_pids() -> set[int]:
-    """Of all replicas here, by the titles of their processes."""
-    found = set()
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and (folder / "cmdline").read_bytes().startswith(b"ray::ServeReplica:vivace "):
-                found.add(int(folder.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_replicas_are_counted(served: Served) -> None:

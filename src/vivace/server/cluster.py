@@ -6,11 +6,12 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vivace.core.bundle import open_bundle
 from vivace.core.errors import MissingDependency, UsageError, VivaceError
@@ -40,8 +41,14 @@ class Cluster:
         return Replicas(
             application, path.name, plan, self._scale.start_seconds,
             deploy=partial(serve.run, target, name=application, route_prefix=None),
-            remove=partial(serve.delete, application),
+            remove=partial(self._remove, application),
         )  # fmt: skip
+
+    def _remove(self, application: str) -> None:
+        from ray import serve
+
+        if _answers(self.head):  # without a head, it would wait for one
+            serve.delete(application)
 
     def watch(self, service: Service) -> threading.Event:
         """Tells the service of a head that is gone, and back, until the event is set."""
@@ -89,13 +96,16 @@ def cluster(scale: Scale, settings: Settings, address: str = "") -> Iterator[Clu
     else:
         variants = sum(len(paths) for paths in settings.models.values())
         room = max(cores(), variants * scale.most * scale.cores)
-        _start(num_cpus=room, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        _start(num_cpus=room, include_dashboard=False, **quiet)
+    head: str = ray.get_runtime_context().gcs_address
     try:
         logging.getLogger("ray").setLevel(logging.WARNING)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(proxy_location="Disabled")
-        yield Cluster(ray.get_runtime_context().gcs_address, scale, settings.queue)
+        yield Cluster(head, scale, settings.queue)
     finally:
+        if not _answers(head):
+            _end()
         ray.shutdown()
 
 
@@ -114,6 +124,15 @@ def _start(**options: Any) -> None:
             log.warning("Ray did not start, once more: %s", reason)
         else:
             return
+
+
+def _end() -> NoReturn:
+    """Ends this process, and with it what is left of a Ray of our own: Ray's way to end waits for its head."""
+    failed = sys.exc_info()[0] is not None
+    log.warning("the Ray head is gone: this process ends without it")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(failed))
 
 
 def _answers(address: str) -> bool:

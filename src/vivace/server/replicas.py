@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from vivace.core.audio import Audio
 from vivace.core.bundle import open_bundle
@@ -22,6 +23,7 @@ from vivace.core.speech import Event, Request
 from vivace.engine.runner import Died, Plan, open_pool
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 EACH_SLOT = 2  # requests for each place to speak, waiting ones included, above which there are more replicas
 UP_SECONDS, DOWN_SECONDS = 5.0, 120.0  # for which that must hold; fewer requests, before a replica ends
@@ -152,7 +154,7 @@ class Replicas:
         if self._deploy and self._handle is None:
             try:
                 async with asyncio.timeout(self._start_seconds):
-                    await asyncio.to_thread(self._deploy)
+                    await _aside(self._deploy)
             except (RuntimeError, TimeoutError) as error:
                 reason = str(error) or f"not ready after {self._start_seconds:g} s"
                 raise Died(f"{self.name} has no replica: {reason.splitlines()[0]}; see `ray logs`") from None
@@ -176,7 +178,7 @@ class Replicas:
         if self._remove:
             try:
                 async with asyncio.timeout(30):
-                    await asyncio.to_thread(self._remove)
+                    await _aside(self._remove)
             except Exception as error:  # noqa: BLE001 - the cluster is gone; what it ran is, too
                 log.warning("%s could not be removed from the cluster: %s", self.name, error or type(error).__name__)
 
@@ -225,23 +227,53 @@ class Replicas:
 
     async def _look(self) -> None:
         """Counts the replicas that speak, for as long as there is anybody to ask."""
-        deaf = 0.0
+        asking: asyncio.Task[int] | None = None
+        deaf = False
         while True:
-            asked = time.monotonic()
-            try:
-                async with asyncio.timeout(DEAF_SECONDS):
-                    now = await asyncio.to_thread(_running, self._application, self.name)
-                deaf = 0.0
-            except Exception as error:  # noqa: BLE001 - whatever it is, there is no answer
-                if not deaf:
-                    log.warning("Ray does not say how %s does (%s)", self.name, str(error) or type(error).__name__)
-                deaf, now = deaf or asked, self.replicas
+            asking = asking or asyncio.create_task(_aside(partial(_running, self._application, self.name)))
+            await asyncio.wait([asking], timeout=DEAF_SECONDS)
+            now, before_deaf, reason = self.replicas, deaf, "no answer"
+            deaf = True
+            if asking.done():
+                try:
+                    now, deaf = asking.result(), False
+                except Exception as error:  # noqa: BLE001 - whatever it is, there is no answer
+                    reason = str(error) or type(error).__name__
+                asking = None
+            if deaf and not before_deaf:
+                log.warning("Ray does not say how %s does (%s)", self.name, reason)
             if now != self.replicas:
                 log.info("%s: %d replicas", self.name, now)
             before, self.replicas = self.replicas, now
             if before and not now:
                 self.died()
             await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _aside(work: Callable[[], Answer]) -> Answer:
+    """What `work` returns, from a thread of its own that nobody waits for at the end: Ray may never answer."""
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[Answer] = loop.create_future()
+
+    def tell(result: Answer | None, error: BaseException | None) -> None:
+        if answered.done():
+            return
+        if error is not None:
+            answered.set_exception(error)
+        else:
+            answered.set_result(cast(Answer, result))
+
+    def run() -> None:
+        result, problem = None, None
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - handed on
+            problem = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, result, problem)
+
+    threading.Thread(target=run, daemon=True, name="vivace-ray").start()
+    return await answered
 
 
 def _running(application: str, name: str) -> int:
