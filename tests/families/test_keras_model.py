@@ -181,10 +181,15 @@ def test_a_layer_that_cannot_be_converted_is_named(tmp_path: Path) -> None:
         ModelError, match=r"layer 'memory' \(GRU\) cannot be converted to ONNX; .*fixed number of steps"
     ):
         imported(model, tmp_path)
-    fixed = keras.Input((12, 20))
+    odd = layers.Activation("relu", name="odd")
+    odd.call = lambda x: keras.ops.convert_to_tensor(np.sort(keras.ops.convert_to_numpy(x)))
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(odd(inputs))))
+    with pytest.raises(ModelError, match=r"layer 'odd' \(Activation\) cannot be converted to ONNX; put a layer"):
+        keras_model.converted(model)
+    fixed = keras.Input((4, 20))
     model = keras.Model(fixed, layers.Dense(3)(layers.GRU(8, name="memory")(fixed)))
     bundle = imported(model, tmp_path)
-    x = np.random.default_rng(1).standard_normal((2, 12, 20)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((2, 4, 20)).astype(np.float32)
     assert np.abs(run(bundle, x) - model.predict(x, verbose=0)).max() < 1e-5
 
 

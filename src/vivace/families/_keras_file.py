@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,26 @@ def load(path: Path, custom: Sequence[str] = (), allow_code: bool = False) -> An
         return module.saving.load_model(path, classes, compile=False, safe_mode=not allow_code)
     except Exception as error:  # Keras raises whatever its layers raise
         raise ModelError(f"Keras cannot load {path}: {_line(error)}") from error
+
+
+def save(model: Any, path: Path) -> None:
+    """Writes the model so that the same model gives the same bytes: without dates, with shared objects numbered."""
+    whole = path.with_name(f"dated-{path.name}")
+    model.save(whole)
+    numbers: dict[str, int] = {}
+
+    def numbered(found: re.Match[str]) -> str:
+        return f'"shared_object_id": {numbers.setdefault(found[1], len(numbers))}'
+
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w") as written:
+        for name in sorted(archive.namelist()):
+            data = archive.read(name)
+            if name == "metadata.json":
+                data = json.dumps({**json.loads(data), "date_saved": ""}).encode()
+            elif name == "config.json":
+                data = re.sub(r'"shared_object_id": (\d+)', numbered, data.decode()).encode()
+            written.writestr(zipfile.ZipInfo(name), data)
+    whole.unlink()
 
 
 def architecture(path: Path) -> Any:

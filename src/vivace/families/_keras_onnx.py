@@ -16,6 +16,9 @@ from vivace.families._torch_onnx import Input
 def convert(model: Any, keras: Any) -> Any:
     """The ModelProto of a Keras model with one input and one output. Raises ModelError naming the layer in the way."""
     given = _input(model)
+    for layer in model.layers:
+        if _recurrent(layer) and layer.input.shape[1] is None:
+            raise ModelError(_cannot(layer))
     try:
         return _torch_onnx.convert(_inference(model), lambda x: answer(model, keras, x), given)
     except (ModelError, MissingDependency):
@@ -67,9 +70,16 @@ def _culprit(model: Any, keras: Any, error: Exception) -> str:
             shown = Input(tuple(given.shape), str(given.dtype), getattr(layer, "input_dim", 2))
             _torch_onnx.export(_inference(alone), shown.example(2, 64), shown.shape)
         except Exception:  # noqa: BLE001 - found
-            kind = type(layer).__name__
-            mend = "put a layer that Keras has in its place, or write its call with keras.ops that PyTorch exports"
-            if hasattr(layer, "cell") or "RNN" in kind or kind == "Bidirectional":
-                mend = "a recurrent layer needs a fixed number of steps: keras.Input((STEPS, ...)), or use convolutions"
-            return f"layer {layer.name!r} ({kind}) cannot be converted to ONNX; {mend}"
+            return _cannot(layer)
     return f"the model cannot be converted to ONNX: {_torch_onnx.line(error)}"
+
+
+def _recurrent(layer: Any) -> bool:
+    return hasattr(layer, "cell") or type(layer).__name__ in ("Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+
+
+def _cannot(layer: Any) -> str:
+    mend = "put a layer that Keras has in its place, or write its call with keras.ops that PyTorch exports"
+    if _recurrent(layer):
+        mend = "a recurrent layer needs a fixed number of steps: keras.Input((STEPS, ...)), or use convolutions"
+    return f"layer {layer.name!r} ({type(layer).__name__}) cannot be converted to ONNX; {mend}"

@@ -16,6 +16,7 @@ from vivace.core.bundle import Bundle, write_bundle
 from vivace.core.errors import ModelError
 from vivace.core.stage import Session, Stage
 from vivace.families import _adapter, _keras_file, _tasks
+from vivace.families._keras_file import save as save
 
 SUMMARY = "Keras model: NAME.keras or NAME.h5 with an adapter NAME.json beside it"
 SOURCE = "source/model.keras"
@@ -62,7 +63,7 @@ def write(
         (folder / FILE).write_bytes(onnx_model.SerializeToString())
         (folder / _adapter.ADAPTER).write_text(json.dumps(adapter, indent=1, ensure_ascii=False), encoding="utf-8")
         (folder / SOURCE).parent.mkdir()
-        model.save(folder / SOURCE)
+        save(model, folder / SOURCE)
 
     return write_bundle(out, bundle, fill, overwrite=overwrite)
 
