@@ -28,6 +28,8 @@ MODULES |= {"prune_magnitude", "prune_channels"}
 ELSEWHERE = {
     "relative_attention",
     "student_decoder",
+    "qat",
+    "finetune_sparse",
     *MODULES,
 }  # the samples have no work for them
 TEXTS = ("a short text", "another one, a little longer", "and the third")
