@@ -11,6 +11,7 @@ from vivace.core.errors import ModelError
 
 PUNCTUATION = "!'(),-.:;? "
 CLASSES = "TTS.tts.utils.text.characters"
+SILENT = '¡¿—…"«»“”'  # marks that espeak-ng never gives back to Piper, and that Coqui's tokenizer looks up
 MARKS = ("_", "^", "$")  # of Piper: between, before and behind the ids
 
 
@@ -31,7 +32,8 @@ def coqui_from_piper(piper: Mapping[str, Any]) -> tuple[dict[str, Any], list[int
     apart = [symbol for symbol in ids if kind == "text" and unicodedata.category(symbol) == "Mn"]
     if apart:
         raise ModelError(f"this voice reads {apart[0]!r} apart from its letter, which Coqui's tokenizer does not")
-    own = [symbol for symbol in ids if symbol not in MARKS]
+    unheard = SILENT if kind == "espeak" else ""
+    own = [symbol for symbol in ids if symbol not in MARKS and symbol not in unheard]
     marks = [symbol for symbol in own if symbol in PUNCTUATION]
     letters = [symbol for symbol in own if symbol not in PUNCTUATION]
     ends = ["$", "^"] if framed else []
