@@ -70,8 +70,9 @@ def evidence(request: Request) -> dict[str, Any]:
             token = _token(service.settings, name, path.name)
             there = (path / EVIDENCE / "report.html").is_file()
             found.append({
-                "model": name, "variant": path.name, "megabytes": round(bundle.size / 1e6, 1 if bundle.size > 1e6 else 2),
-                "sample_rate": bundle.sample_rate, "passes": [step.name for step in bundle.history],
+                "model": name, "variant": path.name,
+                "megabytes": round(bundle.size / 1e6, 1 if bundle.size > 1e6 else 2), "sample_rate": bundle.sample_rate,
+                "passes": [step.name for step in bundle.history],
                 "url": f"/evidence/{token}/report.html" if there else None,
             })  # fmt: skip
     return {"data": found}
