@@ -13,6 +13,7 @@ HELP = """Turns a model into a bundle: a folder with the model's stages, its set
 The import proves that the stages together equal the model.
 
   vivace import voice.onnx -o voice       a Piper voice (voice.onnx.json beside it)
+  vivace import folder -o voice           a Coqui TTS voice: config.json and model_file.pth
   vivace import commands.keras -o heard   a Keras model, with the adapter commands.json beside it
   vivace import sample -o joe             the real voice that comes with vivace[samples]
 """
