@@ -43,6 +43,8 @@ def write_page(found: dict[str, Any], path: Path) -> str:
     lines += [
         f"- {t['pass']}: {'kept' if t['kept'] else 'refused: ' + '; '.join(t['reasons'])}" for t in found["trials"]
     ]
+    if not found["int8_kept"]:
+        lines += ["", "No INT8 was kept. The rows named INT8 show the static one that was refused."]
     text = "\n".join(lines) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
