@@ -209,7 +209,8 @@ def _torchao() -> tuple[Any, Any]:
     import logging
 
     try:
-        logging.getLogger("torchao").setLevel(logging.ERROR)  # its CUDA kernels are not for here, and it says so
+        for name in ("torchao", "torch.utils._pytree"):  # that its CUDA kernels and an enumeration are not for here
+            logging.getLogger(name).setLevel(logging.ERROR)
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
     except ImportError:
         raise MissingDependency("torchao", "torchao") from None
