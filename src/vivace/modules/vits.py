@@ -206,7 +206,9 @@ def _filled(shape: Shape, weights: Mapping[str, Any]) -> Vits:
             raise ModelError(f"the weight {name} is {tuple(weights[name].shape)}; the settings ask for {size}")
     if extra := sorted(set(weights) - set(wanted)):
         raise ModelError(f"the weight {extra[0]} belongs to nothing that the settings ask for")
-    made.load_state_dict({name: torch.as_tensor(value).clone() for name, value in weights.items()})
+    made.load_state_dict(
+        {name: value.clone() if isinstance(value, Tensor) else torch.tensor(value) for name, value in weights.items()}
+    )
     made.eval()
     return made
 
