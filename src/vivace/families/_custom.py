@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +17,11 @@ def objects(custom: Sequence[str]) -> dict[str, Any]:
     found = {}
     with _here():
         for name in custom:
-            module, _, kind = name.partition(":")
+            _, colon, kind = name.partition(":")
             try:
-                found[kind] = getattr(importlib.import_module(module), kind)
+                if not colon:
+                    raise ValueError("no colon")
+                found[kind] = pkgutil.resolve_name(name)
             except (ImportError, AttributeError, ValueError) as error:
                 raise UsageError(f"--custom {name}: {error}; write module:Class, as in Python's import") from None
     return found

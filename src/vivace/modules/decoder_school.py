@@ -84,7 +84,7 @@ class Critic(nn.Module):
 
 class School:
     """`student` makes samples [rows, 1, time] of latents. `guide`, where given, makes of latents the features that the
-    student's `with_features` should be near to."""
+    student's `with_features` should be near to, where the two have the same shape."""
 
     def __init__(
         self, student: nn.Module, pairs: Sequence[Pair], hop: int, rate: int, folder: Path, plan: Plan | None = None,
@@ -157,7 +157,8 @@ class School:
         if self._guide is not None:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 right = self._guide(latents)
-            gaps = [(a.float() - b.float()).abs().mean() / b.float().abs().mean() for a, b in zip(known, right)]  # noqa: B905
+            pairs = [(a.float(), b.float()) for a, b in zip(known, right, strict=False) if a.shape == b.shape]
+            gaps = [(a - b).abs().mean() / b.abs().mean() for a, b in pairs]
             named["features"] = p.features * torch.stack(gaps).sum()
         if share >= p.adversarial_from:
             named["critics"] = self._argue(said.detach(), true)

@@ -1,4 +1,4 @@
-"""A decoder with fewer operations than HiFi-GAN: dense residual convolutions up to some kHz, an inverse STFT there.
+"""A decoder with fewer operations than HiFi-GAN: dense residual convolutions at 0.7 kHz, and an inverse STFT there.
 
 iSTFTNet (Kaneko et al. 2022, arXiv:2203.02395) stops upsampling early and lets the inverse short-time Fourier transform
 do the rest. The transform is a transposed convolution with fixed weights, so that any runtime executes it and its reach
@@ -22,17 +22,17 @@ LOUDEST = 4.0  # of a bin's logarithmic magnitude: keeps a strange latent from o
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """`rates`, `kernels`, `widths`: of each upsampling; `dilations`: for each of them, the pair of each residual block.
-    `fft` samples of a window, a quarter of it between two. The defaults take 0.3 of the time of Piper's medium
-    decoder."""
+    """`rates`, `kernels`, `widths`: of each upsampling (a rate of 1 only changes the width); `dilations`: for each of
+    them, the pair of each residual block. `fft` samples of a window, a quarter of it between two. The defaults, whose
+    first part stands where the teacher's first part does, take 0.26 of the time of Piper's medium decoder."""
 
     channels: int = 192
     first: int = 256
-    rates: tuple[int, ...] = (8, 8)
-    kernels: tuple[int, ...] = (16, 16)
-    widths: tuple[int, ...] = (128, 64)
-    dilations: tuple[tuple[tuple[int, int], ...], ...] = (((1, 2), (2, 6), (3, 12)), ((1, 3), (2, 9)))
-    fft: int = 16
+    rates: tuple[int, ...] = (8, 1)
+    kernels: tuple[int, ...] = (16, 1)
+    widths: tuple[int, ...] = (128, 192)
+    dilations: tuple[tuple[tuple[int, int], ...], ...] = (((1, 2), (2, 6), (3, 12)), ((1, 3), (1, 3), (2, 6)))
+    fft: int = 128
 
     @property
     def hop(self) -> int:
