@@ -14,8 +14,8 @@ from vivace.core.errors import ModelError
 from vivace.families._vits_graph import LATENT, Graph
 
 POINTWISE = frozenset(
-    ["Abs", "Add", "Cast", "Clip", "Cos", "Div", "Elu", "Exp", "Identity", "LeakyRelu", "Log", "Mul", "Neg", "Pow", "Relu"]
-    + ["Sigmoid", "Sin", "Softplus", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze"]
+    ["Abs", "Add", "Cast", "Clip", "Cos", "Div", "Elu", "Exp", "Identity", "LeakyRelu", "Log", "Mul", "Neg", "Pow"]
+    + ["Relu", "Sigmoid", "Sin", "Softplus", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze"]
 )
 CHANNELWISE = ("Concat", "Slice", "Split")  # pointwise in time if they work along the channels
 ON_SHAPES = ("Cast", "Concat", "Gather", "Identity", "Slice", "Squeeze", "Unsqueeze")

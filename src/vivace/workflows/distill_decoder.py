@@ -68,7 +68,8 @@ def distill_decoder(
     """Lets the teacher speak `texts`, trains a decoder on its latents and samples, and writes the voice with it.
 
     Lessons, checkpoints, the validation curve and the student alone (decoder.onnx) are kept in `work` (default: beside
-    `out`); the same call goes on from there. Raises UsageError for a teacher that is no single-speaker VITS voice, MissingDependency without PyTorch.
+    `out`); the same call goes on from there. Raises UsageError for a teacher that is no single-speaker VITS voice,
+    MissingDependency without PyTorch.
     """
     try:
         import torch
