@@ -78,22 +78,36 @@ def _arms(saved: Path, fp32: Bundle, int8: Bundle) -> tuple[dict[str, Callable[[
     arms: dict[str, Callable[[Any], Any]] = {ARMS[0]: lambda rows: whole.predict(rows, batch_size=32, verbose=0)}
     missing = {}
 
-    def eager(rows: Any) -> Any:
-        with torch.inference_mode():
-            return whole(torch.from_numpy(rows), training=False)
+    class Inference(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = whole
 
-    try:
-        compiled = torch.compile(eager, dynamic=False)
-        compiled(np.zeros((1, 48, network.FEATURES.mels), np.float32))
-        arms[ARMS[1]] = compiled
-    except Exception as error:  # noqa: BLE001 - no C++ compiler, for instance: the row says so
-        arms["Keras, plain call"] = eager
+        def forward(self, rows: Any) -> Any:
+            return self.inner(rows, training=False)
+
+    try:  # exported first: Keras's own Python would be compiled anew for every layer, up to a limit
+        axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+        example = torch.zeros(2, 48, network.FEATURES.mels)
+        with torch.no_grad():
+            graph = torch.export.export(Inference().eval(), (example,), dynamic_shapes=(axes,)).module()
+        compiled = torch.compile(graph)
+        compiled(example)
+        arms[ARMS[1]] = lambda rows: _without_gradients(compiled, rows)
+    except Exception as error:  # noqa: BLE001 - no C++ compiler, for instance: the page says so
         missing[ARMS[1]] = str(error).splitlines()[0][:200]
     for name, bundle in zip(ARMS[2:], (fp32, int8), strict=True):
         session = open_sessions(bundle, RuntimeOptions(threads=1))["model"]
         given = next(iter(bundle.stages[0].inputs))
         arms[name] = lambda rows, session=session, given=given: session.run({given: rows})
     return arms, missing
+
+
+def _without_gradients(call: Callable[[Any], Any], rows: Any) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return call(torch.from_numpy(rows))
 
 
 def sizes(saved: Path, fp32: Bundle, int8: Bundle) -> dict[str, int]:
