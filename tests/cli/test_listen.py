@@ -124,7 +124,7 @@ def test_a_server_for_listeners_alone(made: Path) -> None:
     httpx = pytest.importorskip("httpx")
     pytest.importorskip("uvicorn")
     words = [sys.executable, "-m", "vivace.cli.main", "listen", "serve", str(made / "t.sqlite"), "--port", "0"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=os.environ)
     try:
         assert process.stderr
         line = next(line for line in process.stderr if "listeners are welcome" in line)

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from vivace.core import registry
-from vivace.core.errors import UsageError, VivaceError
+from vivace.core.errors import MissingDependency, UsageError, VivaceError
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +85,11 @@ def test_a_third_party_module_that_cannot_be_imported_is_named(monkeypatch: pyte
     install(monkeypatch, "passes", "broken", value)
     with pytest.raises(VivaceError, match=r"the pass 'broken' \(.*\) cannot be loaded"):
         registry.load("passes", "broken")
+
+
+def test_a_pytorch_module_without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith("vivace.modules.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingDependency, match=r"torch is not installed; run: pip install 'vivace\[torch\]'"):
+        registry.load("modules", "hifigan")

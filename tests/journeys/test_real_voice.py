@@ -33,7 +33,9 @@ def voice(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(autouse=True)
 def every_child_is_twice_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(arms: Mapping[str, Bundle], *, threads: int, rounds: int, spoken_texts: Any, progress: Any) -> Timings:
+    def measure(
+        arms: Mapping[str, Bundle], *, threads: int, rounds: int, spoken_texts: Any, progress: Any, first_seed: int = 0
+    ) -> Timings:
         result = Timings(threads, {name: len(text) for name, text in spoken_texts.items()})
         for arm, bundle in arms.items():
             runs = [(1 + 0.01 * k) / 2 ** len(bundle.history) for k in range(rounds)]

@@ -127,7 +127,7 @@ def test_wrong_material_is_a_sentence(bundle: Bundle, sets: tuple[Path, Path], t
 
 
 def test_a_voice_has_no_labels(sets: tuple[Path, Path], tmp_path: Path) -> None:
-    (tmp_path / "hum.json").write_text('{"toy": 1}')
+    (tmp_path / "hum.json").write_text('{"toy": 1}', encoding="utf-8")
     hum = import_model(tmp_path / "hum.json", tmp_path / "hum")
     with pytest.raises(UsageError, match="speaks, it does not name clips"):
         classify(hum, read(sets[0]))

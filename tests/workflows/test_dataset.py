@@ -21,7 +21,7 @@ def clip(path: Path, rate: int = 8000, seconds: float = 0.5) -> None:
 def test_a_folder_names_its_labels(tmp_path: Path) -> None:
     clip(tmp_path / "yes" / "a.wav")
     clip(tmp_path / "no" / "b.flac", rate=16000)
-    (tmp_path / "no" / "notes.txt").write_text("not a clip")
+    (tmp_path / "no" / "notes.txt").write_text("not a clip", encoding="utf-8")
     data = read(tmp_path)
     assert [(item.name, item.label) for item in data.items] == [("no/b.flac", "no"), ("yes/a.wav", "yes")]
     assert data.classes(("yes", "no")).tolist() == [1, 0]

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vivace.core.errors import UsageError, VivaceError
+from vivace.core.errors import MissingDependency, UsageError, VivaceError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -30,11 +30,16 @@ def names(kind: str) -> list[str]:
 def load(kind: str, name: str) -> Any:
     """The module registered as `name`.
 
-    Raises UsageError for a name that is not registered, with the nearest one that is, and VivaceError for a
-    third party's module that cannot be imported.
+    Raises UsageError for a name that is not registered, with the nearest one that is, MissingDependency for a PyTorch
+    module without PyTorch, and VivaceError for a third party's module that cannot be imported.
     """
     if name in _builtin(kind):
-        return importlib.import_module(f"vivace.{kind}.{name}")
+        try:
+            return importlib.import_module(f"vivace.{kind}.{name}")
+        except ModuleNotFoundError as error:
+            if kind == "modules" and error.name == "torch":  # they are PyTorch modules: all need it at the top
+                raise MissingDependency("torch", "torch") from None
+            raise
     if name in _third_party(kind):
         point = _third_party(kind)[name]
         try:

@@ -107,6 +107,7 @@ def cluster(scale: Scale, settings: Settings, address: str = "") -> Iterator[Clu
         if not _answers(head):
             _end()
         ray.shutdown()
+        logging.getLogger("ray.serve").setLevel(logging.CRITICAL + 1)  # a thread of its lives on and complains
 
 
 def _start(**options: Any) -> None:
