@@ -5,7 +5,7 @@ import pytest
 
 from vivace.core.errors import UsageError
 from vivace.listening.crossed import estimate
-from vivace.listening.power import USUAL, Spread, measured, needs, provable
+from vivace.listening.power import LISTENERS, USUAL, Spread, measured, needs, outlook, provable
 
 
 @pytest.mark.parametrize("power", [0.8, 0.9])
@@ -44,4 +44,17 @@ def test_a_pilot_says_its_own_spread() -> None:
     assert spread.listener == pytest.approx(0.5, rel=0.3) and spread.rest == pytest.approx(1.0, rel=0.1)
     assert isinstance(spread, Spread) and spread.text < 0.1
     with pytest.raises(UsageError, match="too small"):
+        measured([])
+
+
+def test_a_test_says_what_it_can_prove() -> None:
+    enough = outlook("acr", 0.2, 27)
+    assert enough.startswith("with 27 texts, 32 listeners prove a margin of 0.2 of MOS")
+    few = outlook("acr", 0.2, 8)
+    assert "at best" in few and "take" in few
+    assert provable(USUAL["acr"], LISTENERS[-1], 8) > 0.2
+
+
+def test_a_pilot_that_nobody_has_answered() -> None:
+    with pytest.raises(UsageError, match="nobody who counts has rated both"):
         measured([])

@@ -112,7 +112,7 @@ def show_listeners(heard: list[dict[str, Any]]) -> None:
         interval = "unknown" if one["low"] is None else f"[{one['low']:.2f}, {one['high']:.2f}]"
         counts = [str(one[key]) for key in ("listeners", "clips", "ratings", "screened_out")]
         rows.append([one["system"], f"{one['mos']:.2f}", interval, *counts])
-    columns = ["MOS by listeners", "mean", "95% interval", "listeners", "clips", "ratings", "screened out"]
+    columns = ["system", "MOS by listeners", "95% interval", "listeners", "clips", "ratings", "screened out"]
     table(f"What people said: {heard[0]['test']}", columns, rows)
 
 

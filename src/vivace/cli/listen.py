@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _create(args: argparse.Namespace) -> int:
     from vivace.listening.design import Design
+    from vivace.listening.power import outlook
     from vivace.workflows import texts
     from vivace.workflows.clips import Store as Cache
     from vivace.workflows.listening import from_bundles, from_folders
@@ -110,10 +112,12 @@ def _create(args: argparse.Namespace) -> int:
             cache = Cache(cache_folder() / "evaluate")
             made = from_bundles(args.test, design, bundles, said, seed=args.seed, cache=cache, progress=tell)
     facts = {"test": str(args.test), "texts": len(made.texts), "systems": [s.name for s in made.systems]}
+    proves = outlook(args.kind, margin, args.per_listener or len(made.texts))
     if args.json:
-        print_json(facts | {"kind": args.kind, "margin": margin})
+        print_json(facts | {"kind": args.kind, "margin": margin, "proves": proves})
     else:
         print(f"{args.test}: {len(made.texts)} texts, {' and '.join(names)}, margin {margin:g}")
+        print(f"{proves}; see vivace listen power")
         print(f"invite people: vivace listen link {args.test} --listeners 12 --at ADDRESS")
     return EXIT_OK
 
@@ -154,6 +158,8 @@ def _link(args: argparse.Namespace) -> int:
     else:
         for one in links:
             print(f"{one['name']}\t{one['link']}")
+        if any(local in at for local in ("//127.0.0.1", "//localhost")):
+            print("these links open on this machine alone; give --at the server's address for others", file=sys.stderr)
     return EXIT_OK
 
 
@@ -170,7 +176,10 @@ def _results(args: argparse.Namespace) -> int:
 
 
 def _show(found: Results) -> None:
-    print(f"{found.title}: {found.ratings} ratings of {found.counted} listeners; {found.screened_out} screened out")
+    print(
+        f"{found.title}: {found.ratings} ratings, listeners that count: {found.counted}, "
+        f"screened out: {found.screened_out}"
+    )
     if found.systems:
         rows = [[s.name, *_figures(s.mos)] for s in found.systems]
         table("MOS by listeners (1 to 5)", ["system", "mean", "95% interval", "ratings", "listeners", "clips"], rows)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HELP = """Serves bundles over HTTP as OpenAI's speech interface does: any of its clients works unchanged.
 
-  vivace serve voice                             one model, on http://127.0.0.1:8000
+  vivace serve joe=voice                         one model, on http://127.0.0.1:8000
   vivace serve joe=fast,balanced,voice           one model with a chain: what fails is left for the next
   vivace serve joe=fast,voice ann=ann --queue 32 two models; with more than 32 requests, new ones are sent away
   vivace serve joe=fast --replicas 1-8           as many processes as the queue asks for, on a Ray cluster

@@ -71,8 +71,22 @@ def provable(spread: Spread, listeners: int, texts: int, power: float = 0.8) -> 
     return (student(0.975, min(listeners, texts) - 1) + NormalDist().inv_cdf(power)) * sqrt(variance)
 
 
+def outlook(kind: Kind, margin: float, texts: int, power: float = 0.8) -> str:
+    """What a test with so many texts can prove, in a line, from the usual spread."""
+    spread, per = USUAL[kind], "of MOS" if kind == "acr" else "as a share"
+    enough = next((r for r in LISTENERS if provable(spread, r, max(texts, 2), power) <= margin), 0)
+    if enough:
+        chance = f"({power:.0%} power, usual spread)"
+        return f"with {texts} texts, {enough} listeners prove a margin of {margin:g} {per} {chance}"
+    best, least = provable(spread, LISTENERS[-1], max(texts, 2), power), needs(margin, spread, power)
+    more = f"take {least[-1].texts} texts or more" if least else "widen the margin"
+    return f"{texts} texts prove {best:.2f} {per} at best, with {LISTENERS[-1]} listeners; for {margin:g}, {more}"
+
+
 def measured(rows: Sequence[tuple[float, int, int]]) -> Spread:
     """The spread in a pilot: differences with their listener and text. Raises UsageError if there are too few."""
+    if not rows:
+        raise UsageError("the pilot is too small to say anything: nobody who counts has rated both systems yet")
     try:
         values, listeners, texts = zip(*rows, strict=True)
         return Spread(*components(values, listeners, texts))

@@ -40,7 +40,7 @@ function forest(rows, low, high, ticks, { band, zero, write }) {
   return made;
 }
 
-const span = (e, write) => (e.low === null ? "interval not known yet: two listeners and two texts are the least" : `${write(e.low)} to ${write(e.high)}`);
+const span = (e, write) => (e.low === null ? "not known yet: two listeners and two texts are the least" : `${write(e.low)} to ${write(e.high)}`);
 const plain = (value) => value.toFixed(2);
 const signed = (value) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(2)}`;
 const share = (value) => `${Math.round(100 * value)}%`;
