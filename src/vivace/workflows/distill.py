@@ -93,7 +93,7 @@ def write_student(teacher: Bundle, school: object, folder: Path) -> None:
         **given,
         "timed": True,
         "causal": True, "positions": "rotary", "norm": "pre", "activation": "gelu",
-        "max_steps": 1024,
+        "max_steps": 2048,
         "vocoder": "vocoder.onnx",
     }  # fmt: skip
     weights = {
