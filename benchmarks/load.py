@@ -227,7 +227,7 @@ def main() -> int:
         found["loads"] = []
         for clients in (1, 4, 16, 32, 64):
             tell(f"{clients} clients")
-            found["loads"].append(closed(many[: max(clients * 4, 64)], clients))
+            found["loads"].append(closed(many[: max(clients * 4, 160)], clients))  # as many as alone
         tell("16 clients, one after another")
         found["naive"] = closed(many[:64], 16, one_by_one=True)
         tell("a short text behind long ones")
