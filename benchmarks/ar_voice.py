@@ -99,12 +99,13 @@ def prepared(student: Path, work: Path) -> dict[str, Arm]:
     teacher = _once(work / "teacher", lambda out: import_model(Path(model_path()), out))
     made = with_teacher(teacher, student, work / "student", overwrite=True)
     cached = passed(made, work / "cached", ("kv_cache", {}))
-    int8 = passed(cached, work / "int8", ("int8_dynamic", {"stages": ["step"], "op_types": ["MatMul"]}))
+    narrow = passed(made, work / "narrow", ("kv_cache", {"precision": "int8"}))
+    int8 = passed(narrow, work / "int8", ("int8_dynamic", {"stages": ["step"], "op_types": ["MatMul"]}))
     fast = passed(int8, work / "fast", ("layout_conv2d", {"stages": ["vocoder"], "time_split": 2}))
     return {
         "teacher": Arm("the Piper voice without noise", teacher, student=False),
         "fp32": Arm("fp32, KV cache, one text at a time", cached),
-        "fast": Arm("INT8 dynamic, KV cache, 32 texts at once, vocoder in 2-D layout", fast, 32),
+        "fast": Arm("INT8 dynamic, KV cache in INT8, 32 texts at once, vocoder in 2-D layout", fast, 32),
     }
 
 

@@ -31,22 +31,20 @@ PATIENCE = 60
 def load(browser: Any, url: str) -> dict[str, Any]:
     """One visit: bytes and requests over the wire, and seconds from asking until it can be used."""
     context = browser.new_context(viewport={"width": 390, "height": 844})
-    page, sizes, hosts = context.new_page(), [], set()
-    page.on(
-        "requestfinished",
-        lambda r: sizes.append(sum(r.sizes()[k] for k in ("responseBodySize", "responseHeadersSize"))),
-    )
+    page, finished, hosts = context.new_page(), [], set()
+    page.on("requestfinished", lambda request: finished.append(request))
     page.on("request", lambda r: hosts.add(r.url.split("/")[2]))
     begun = time.perf_counter()
     page.goto(url)
     page.wait_for_selector("#variants li")
     usable = time.perf_counter() - begun
     painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0") / 1000
+    sizes = [request.sizes() for request in finished]  # asked here: in the handler, the context may be closing
     context.close()
     return {
         "usable_s": usable,
         "painted_s": painted,
-        "bytes": sum(sizes),
+        "bytes": sum(size["responseBodySize"] + size["responseHeadersSize"] for size in sizes),
         "requests": len(sizes),
         "hosts": sorted(hosts),
     }

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vivace.workflows import stats
+from keras_steps import size_table, table, time_table
 
 
 def write_page(found: dict[str, Any], path: Path) -> str:
@@ -25,19 +23,19 @@ def write_page(found: dict[str, Any], path: Path) -> str:
         "",
         f"## Accuracy on {found['test_clips']:,} held-out clips",
         "",
-        *_table(("model", "accuracy", "95% interval, by speaker"), _accuracy(found["accuracy"])),
+        *table(("model", "accuracy", "95% interval, by speaker"), _accuracy(found["accuracy"])),
         "",
         *_change(found["accuracy"]["ONNX, INT8"]),
         "",
         "## Size, and what it comes from",
         "",
-        *_table(("step", "MB", "times smaller than before"), _sizes(found["sizes"])),
+        *size_table(found["sizes"], "MB", 1_000_000),
         "",
         "## Time of a run, features made before",
         "",
     ]
     for batch in ("1", "32"):
-        lines += [f"### Batch {batch}", "", *_times(found["seconds"][batch]), ""]
+        lines += [f"### Batch {batch}", "", *time_table(found["seconds"][batch]), ""]
     lines += [f"{arm}: not measured ({why})." for arm, why in found["seconds"]["missing"].items()]
     lines += ["", "## What the gate said", ""]
     lines += [
@@ -50,10 +48,6 @@ def write_page(found: dict[str, Any], path: Path) -> str:
     path.write_text(text, encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     return text
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)]
 
 
 def _accuracy(found: dict[str, Any]) -> list[list[str]]:
@@ -70,37 +64,3 @@ def _change(int8: dict[str, Any]) -> list[str]:
         f"({100 * moved['low']:+.2f} to {100 * moved['high']:+.2f}); {test['only_child_right']} clips only now right, "
         f"{test['only_parent_right']} no longer (McNemar p = {test['p']:.2g})."
     ]
-
-
-def _sizes(found: dict[str, int]) -> list[list[str]]:
-    names = {
-        "saved": "Keras file, optimizer state within",
-        "without optimizer": "optimizer state left out",
-        "fp32": "format: ONNX, fp32",
-        "int8": "INT8",
-    }
-    rows, before = [], 0
-    for key, name in names.items():
-        size = found[key]
-        rows.append([name, f"{size / 1e6:.2f}", f"{before / size:.2f}" if before else "–"])
-        before = size
-    whole = found["int8"] / found["saved"]
-    return [*rows, ["altogether", f"{100 * whole:.1f}% of the file", f"{1 / whole:.2f}"]]
-
-
-def _times(seconds: dict[str, list[float]]) -> list[str]:
-    last = list(seconds)[-1]
-    rows, before = [], ""
-    for name, runs in seconds.items():
-        step = stats.median_ratio(seconds[before], runs) if before else None
-        whole = stats.median_ratio(runs, seconds[last])
-        rows.append(
-            [
-                name,
-                f"{1000 * statistics.median(runs):.2f}",
-                f"{step.mean:.2f} ({step.low:.2f} to {step.high:.2f})" if step else "–",
-                f"{whole.mean:.2f} ({whole.low:.2f} to {whole.high:.2f})" if name != last else "–",
-            ]
-        )
-        before = name
-    return _table(("arm", "median ms", "times as fast as the row above", "times slower than INT8"), rows)

@@ -15,12 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import model as network
 import speech
 import timing
 
+import keras_steps
 import vivace
 from page import write_page
 from vivace.core import machine, registry
@@ -76,7 +78,7 @@ def run(out: Path, clips: int, piper: int, epochs: int, width: float, rounds: in
         "test_clips": len(test.items),
         "accuracy": accuracy,
         "int8_kept": kept,
-        "sizes": timing.sizes(saved, bundle, int8),
+        "sizes": keras_steps.sizes(saved, bundle, int8),
         "seconds": seconds,
         "trials": [
             {"pass": t["label"], "kept": t["kept"], "reasons": t["reasons"]} for t in result.report.details["trials"]

@@ -45,7 +45,7 @@ def test_a_client_sees_times_audio_and_refusals(
 def test_a_listener_who_has_to_wait_is_counted() -> None:
     said = [load.Said(200, 0.1, 1.0, 2.0, waited) for waited in (0.0, 0.01, 0.5)]
     assert load.summary([*said, load.Said(503, 0, 0, 0, 0)], 2.0) == {
-        "n": 4, "statuses": {"200": 3, "503": 1}, "underruns": 1, "speech_per_second": 3.0,
+        "n": 4, "statuses": {"200": 3, "503": 1}, "underruns": 1, "speech_per_second": 3.0, "seconds_each": 2.0,
         "ttfa_ms": {"p50": 100.0, "p95": 100.0, "p99": 100.0},
         "whole_ms": {"p50": 1000.0, "p95": 1000.0, "p99": 1000.0},
     }  # fmt: skip

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,81 @@ def test_from_creating_to_the_result(made: Path, capsys: pytest.CaptureFixture[s
     assert found["counted"] == 5 and found["ratings"] == 50 and found["comparisons"][0]["difference"]["mean"] > 0
     assert cli.main(["listen", "results", str(test)]) == EXIT_OK
     told = capsys.readouterr().out
-    assert "MOS by listeners" in told and "new against old" in told and "Ann" in told and "too little" in told
+    assert "MOS by listeners" in told and "new against old" in told and "Ann" in told
+    assert "not begun: 2" in told and "no: has not begun" in told
     assert cli.main(["listen", "export", str(test), "-o", str(made / "r.csv")]) == EXIT_OK
+    assert capsys.readouterr().out == f"{made / 'r.csv'}: 84 trials\n"
+    assert as_json(capsys, "export", test, "-o", made / "r.csv") == {"file": str(made / "r.csv"), "trials": 84}
     assert len(list(csv.DictReader((made / "r.csv").open(encoding="utf-8")))) == 7 * 12
     assert as_json(capsys, "export", test)["csv"] == (made / "r.csv").read_text(encoding="utf-8")
-    words = ["evaluate", str(made / "new"), "--metrics", "silence", "--texts", "5", "-q", "--listened", str(test)]
+    words = ["evaluate", str(made / "new"), "--metrics", "silence", "-q", "--listened", str(test)]
     assert cli.main([*words, "-o", str(made / "e.json")]) == EXIT_OK
     told = capsys.readouterr().out
     assert "What people said" in told and f"{found['systems'][1]['mos']['mean']:.2f}" in told
+    assert "5 sentences" in told and "the same sentences as the metrics" in told
     evaluated = json.loads((made / "e.json").read_text(encoding="utf-8"))
     assert [m["name"] for m in evaluated["measurements"]] == ["silence", "listener_mos"]
+    assert (
+        evaluated["details"]["texts"] == store.texts and "other sentences" not in evaluated["measurements"][1]["scope"]
+    )
+    assert cli.main([*words, "--texts", "3", "-o", str(made / "e.json")]) == EXIT_OK
+    assert "other sentences than the metrics" in " ".join(capsys.readouterr().out.split())
+    evaluated = json.loads((made / "e.json").read_text(encoding="utf-8"))
+    assert evaluated["measurements"][1]["scope"].endswith("clips, of other sentences")
     pilot = as_json(capsys, "power", "--pilot", test, "--margin", "0.5")
     assert pilot["spread"]["rest"] > 0 and pilot["needs"]
+
+
+def test_what_people_heard_is_what_is_scored(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --listened: the test's own sentences and seed, hence its very clips."""
+    sources = [f"old={made / 'old'}", f"new={made / 'new'}"]
+    words = ["--texts", "4", "--checks", "2", "--seed", "7", "-q"]
+    assert cli.main(["listen", "create", str(made / "seven"), *sources, *words]) == EXIT_OK
+    store, clock = Store(made / "seven"), Clock()
+    for k in range(3):
+        listen(store, clock, rater(k, 1.0, [0.0] * 4), pause=60)
+    words = ["--metrics", "silence", "-q", "--listened", str(made / "seven"), "--json"]
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(made / "new"), *words]) == EXIT_OK
+    found = json.loads(capsys.readouterr().out)
+    assert (found["settings"]["seed"], found["details"]["texts"]) == (7, store.texts)
+    assert cli.main(["evaluate", str(made / "new"), *words, "--seed", "1"]) == EXIT_OK
+    assert json.loads(capsys.readouterr().out)["settings"]["seed"] == 1
+    (made / "third.json").write_text(json.dumps({"toy": 1, "seed": 9}), encoding="utf-8")
+    assert cli.main(["evaluate", str(made / "third.json"), *words, "--metrics", "nothing"]) == EXIT_USAGE
+    assert "was not made from this bundle" in capsys.readouterr().err
+
+
+def test_links_are_listed(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    test = made / "t.sqlite"
+    assert cli.main(["listen", "links", str(test)]) == EXIT_OK
+    assert "no links yet" in capsys.readouterr().out
+    (ann, _) = as_json(capsys, "link", test, "--name", "Ann", "--listeners", 2)["links"]
+    as_json(capsys, "link", test, "--results", "--days", 0.00001)
+    (again,) = as_json(capsys, "link", test, "--name", "ann", "--again", "--days", 1)["links"]
+    store = Store(test)
+    assert again["name"] == "Ann" and store.listeners() == {1: "Ann", 2: "listener 2"}
+    assert [store.listener(one["link"].partition("#")[2]) for one in (ann, again)] == [1, 1]
+    store.answer(1, 0, 3)
+    time.sleep(1)
+    found = as_json(capsys, "links", test)["links"]
+    assert [(one["name"], one["answered"], one["trials"], one["expired"]) for one in found] == [
+        ("Ann", 1, 12, False), ("listener 2", 0, 12, False), (None, 0, 0, True), ("Ann", 1, 12, False),
+    ]  # fmt: skip
+    made_at = [datetime.fromisoformat(one["made"]) for one in found]
+    assert sorted(made_at) == made_at and all(abs(time.time() - at.timestamp()) < 60 for at in made_at)
+    assert round((datetime.fromisoformat(found[0]["expires"]) - made_at[0]).total_seconds() / 86_400) == 14
+    assert cli.main(["listen", "links", str(test)]) == EXIT_OK
+    told = capsys.readouterr().out
+    assert told.count("Ann") == 2 and "1/12" in told and "expired" in told and "(results)" in told
+
+
+@pytest.mark.parametrize("door", ["create", "link", "links", "results", "export", "power", "serve"])
+def test_every_door_tells_of_json(door: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["listen", door, "--help"])
+    told = capsys.readouterr().out
+    assert "--json" in told and "--quiet" in told
 
 
 def test_preferences_between_folders(tmp_path: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +165,10 @@ def test_power(capsys: pytest.CaptureFixture[str]) -> None:
         (["link", "t.sqlite", "--at", "javascript:alert(1)"], "write an address"),
         (["link", "t.sqlite", "--days", "0"], "not possible"),
         (["link", "t.sqlite", "--listeners", "1", "--name", "a", "--name", "b"], "must be 1 to 1000"),
+        (["link", "t.sqlite", "--name", "Ann", "--name", "ann"], "'ann' is there twice"),
+        (["link", "t.sqlite", "--name", "Ann", "--again"], "nobody called 'Ann' is invited"),
+        (["link", "t.sqlite", "--again"], "--again is for listeners by --name"),
+        (["link", "t.sqlite", "--name", "Ann", "--results"], "--results is for those who ask"),
         (["results", "nowhere.sqlite"], "does not exist"),
         (["power", "--pilot", "t.sqlite"], "too small"),
         (["power", "--pilot", "t.sqlite", "--kind", "preference"], "pass --kind acr"),

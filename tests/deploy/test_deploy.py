@@ -110,6 +110,16 @@ def test_compose_finds_its_files_and_is_closed(serve_flags: set[str]) -> None:
     assert flags(" ".join(server["command"])) <= serve_flags
 
 
+def test_the_composed_server_knows_its_limits() -> None:
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    server = compose["services"]["vivace"]
+    given = dict(zip(server["command"][1::2], server["command"][2::2], strict=True))
+    assert int(given["--cores"]) == server["cpus"]
+    (scratch,) = (int(found[1]) for entry in server["tmpfs"] if (found := re.search(r"size=(\d+)m", entry)))
+    assert server["mem_limit"] == "2g" and given["--memory"].endswith("M")
+    assert int(given["--memory"][:-1]) * 1e6 + scratch * 2**20 < 2 * 2**30
+
+
 @pytest.mark.parametrize("path", [path for path in MANIFESTS if path.stem != "kustomization"], ids=lambda p: p.stem)
 def test_manifests_are_what_kubernetes_reads(path: Path) -> None:
     validate = pytest.importorskip("kubernetes_validate")

@@ -29,7 +29,8 @@ class Fake:
     """A runner whose `script` is what each request gets: events, or an error that is raised."""
 
     def __init__(self, *script: Any, up: bool = True) -> None:
-        self.script, self.alive, self.died = script, up, lambda: None
+        self.script, self.alive = script, up
+        self.died = self.lost = lambda: None
         self.asked = self.starts = self.closed = 0
         self.refuses = 0  # starts that fail
         self.pending = 0
@@ -249,6 +250,28 @@ def test_a_resting_variant_is_not_asked() -> None:
     assert (first.asked, second.asked) == (FAILURES, FAILURES + 2)
 
 
+def test_why_nobody_can_speak_is_told() -> None:
+    first, second = Fake(NOTHING), Fake(NOTHING)
+    first.refuses = 1
+
+    async def run() -> None:
+        c = chain(first, second)
+        assert c.ready and c.trouble == ""
+        first.alive = False
+        first.died()
+        assert c.variants[0].trouble == "no process of v0 is left, it is started again" and not c.trouble
+        while not first.starts:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for _ in range(FAILURES):
+            c.variants[1].breaker.failed()
+        assert c.trouble == "v0: a stage file is damaged, it is started again; v1: it rests after failures"
+        assert not c.ready
+        await c.stop()
+
+    asyncio.run(run())
+
+
 def test_what_dies_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fallback, "REST", 0.01)
     first = Fake(*GOOD)
@@ -258,7 +281,7 @@ def test_what_dies_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
         c = chain(first, Fake(*GOOD))
         first.alive = False
         first.died()
-        assert c.ready and c.variants[0].breaker.state == "open"
+        assert c.ready and not c.trouble and c.variants[0].breaker.state == "open"
         for _ in range(200):
             await asyncio.sleep(0.01)
             if first.alive:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -84,6 +85,44 @@ def test_pooled_is_alone(voice: Bundle, workers: int) -> None:
             assert np.array_equal(audio_of(events, request.id).samples, alone.samples)
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_events_are_told_as_they_would_be_read(voice: Bundle, workers: int) -> None:
+    told: list[Event] = []
+    with Pool(voice, workers) as pool:
+        pool.tell(told.append)
+        for request in requests():
+            pool.submit(request)
+        assert not list(pool.events())  # all have ended when it returns
+        pool.submit(requests()[0])  # its id is free again
+        pool.cancel(requests()[0].id)
+        assert not list(pool.events())
+    assert told[-1].done
+    assert told.pop().request_id == requests()[0].id
+    with engine(voice) as one:
+        for request in requests()[1:]:
+            alone = audio_of(run(one, request), request.id)
+            assert np.array_equal(audio_of(told, request.id).samples, alone.samples)
+
+
+def test_a_lone_request_stays_with_the_worker_that_was_at_work_last(toy: Bundle, meddle: Callable[..., Any]) -> None:
+    seen: list[str] = []
+
+    def note(inputs: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        seen.append(threading.current_thread().name)
+        return outputs
+
+    meddle(note)
+    with Pool(toy, 3) as pool:
+        deadline = time.monotonic() + PATIENCE
+        while len(pool._idle) < 3:
+            assert time.monotonic() < deadline
+        for k in range(3):
+            pool.submit(Request(str(k), MANY, chunk_frames=5))
+            list(pool.events())
+    assert len(seen) > 20
+    assert len(set(seen)) == 1
+
+
 def test_the_pieces_of_a_request_come_in_order(voice: Bundle) -> None:
     with Pool(voice, 3) as pool:
         for k in range(6):
@@ -148,6 +187,28 @@ def test_a_short_text_does_not_wait_for_a_long_one(toy: Bundle, gate: Gate) -> N
         order = [event.request_id for event in pool.events()]
     # new and begun in turn: each short one waits for one sentence of the long one at most
     assert order[:7] == ["long", "short 0", "long", "short 1", "long", "short 2", "long"]
+
+
+def test_the_listener_who_has_least_left_to_play_comes_first(toy: Bundle, gate: Gate) -> None:
+    """Of two streams, one of which gets four times as much with every turn."""
+    asked = [Request("small", MANY, chunk_frames=5), Request("large", MANY, seed=1, chunk_frames=20)]
+    with Pool(toy, 1, clock=lambda: 0.0) as pool:
+        pool.submit(asked[0])
+        assert gate.entered.wait(PATIENCE)
+        pool.submit(asked[1])
+        gate.opened.set()
+        events = list(pool.events())
+    played: dict[str, float] = {}
+    turns = 0
+    for event in events:
+        if len(played) == 2:
+            assert played[event.request_id] == min(played.values())
+            turns += 1
+        if event.done:
+            break
+        assert event.audio
+        played[event.request_id] = played.get(event.request_id, 0.0) + event.audio.seconds
+    assert turns > 5
 
 
 def test_short_texts_do_not_starve_a_long_one(toy: Bundle, gate: Gate) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 from vivace.core.audio import join
 from vivace.core.bundle import MANIFEST, Bundle
 from vivace.core.speech import Event, Request
+from vivace.engine import runner
 from vivace.engine.engine import Engine, speak
 from vivace.engine.runner import Died, Plan, Runner
 
@@ -222,3 +224,21 @@ def test_models_that_step_share_their_steps(make_toy: Callable[..., Bundle]) -> 
     looped = [stage for stage in make_toy(steps=4).stages if stage.loop == "frame"]
     assert (Plan.of(make_toy(steps=4)).batch > 1) == bool(looped)
     assert Plan.of(bundle).batch == 1
+
+
+def test_messages_keep_their_order_and_wait_for_nobody() -> None:
+    mine, theirs = multiprocessing.Pipe()
+    outbox = runner._Outbox(mine)
+    writer = threading.Thread(target=outbox.write, daemon=True)
+    writer.start()
+    sent = [("submit", (k, "x" * size)) for k, size in enumerate([10, 100_000, 10, 1_000_000, *[1_000] * 3_000, 10])]
+    for message in sent:  # nobody reads: a pipe that is full would hold this up for ever
+        outbox.send(message)
+    assert [theirs.recv() for _ in sent] == sent
+    outbox.send("last")
+    assert theirs.recv() == "last"
+    outbox.close()
+    writer.join(10)
+    assert not writer.is_alive()
+    theirs.close()
+    outbox.send("to nobody")  # who listens to the child knows that it is gone

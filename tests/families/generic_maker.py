@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from families.keras_maker import LISTENS, SPEAKS, WORDS
+from families.keras_maker import LISTENS, MELS, SPEAKS, WORDS
 
 
 def _save(path: Path, nodes: list[Any], given: Any, made: Any, constants: dict[str, Any], adapter: Any) -> Path:
@@ -38,6 +38,19 @@ def voice(path: Path) -> Path:
         "shape": np.array([0, -1], np.int64),
     }
     return _save(path, nodes, given, made, constants, SPEAKS)
+
+
+def mel_voice(path: Path) -> Path:
+    """The mean of what stands in a table for each id of a frame: [batch, time, 7] ids -> [batch, time, 20] mels."""
+    rng = np.random.default_rng(3)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"], name="look"),
+        helper.make_node("ReduceMean", ["rows"], ["mels"], name="mean", axes=[2], keepdims=0),
+    ]
+    given = helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "time", 7])
+    made = helper.make_tensor_value_info("mels", TensorProto.FLOAT, ["batch", "time", 20])
+    rows = 1 + len(MELS["durations"]) + 4 * MELS["places"]
+    return _save(path, nodes, given, made, {"table": rng.normal(-4, 3, (rows, 20)).astype(np.float32)}, MELS)
 
 
 def classifier(path: Path, seed: int = 0) -> Path:

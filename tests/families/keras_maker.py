@@ -16,6 +16,14 @@ LISTENS = {
     "features": {"kind": "log_mel", "rate": 8000, "fft": 256, "hop": 80, "mels": 20},
 }
 SPEAKS = {"task": "speech", "rate": 8000, "hop": 80, "characters": "abcdefghijklmnopqrstuvwxyz .,", "lowercase": True}
+MELS = {
+    "task": "speech",
+    "text": {"front_end": "characters", "characters": "abcdefghijklmnopqrstuvwxyz .,", "lowercase": True},
+    "durations": {str(k): 4.0 + k % 5 for k in range(29) if k != 25},  # it cannot say z
+    "context": 1,
+    "places": 4,
+    "mel": {"rate": 8000, "fft": 256, "hop": 64, "mels": 20},
+}
 
 
 def write(model: Any, adapter: dict[str, Any], path: Path) -> Path:

@@ -15,7 +15,7 @@ from families.vits_runner import in_stages, session
 from vivace.core.stage import Array, Tensors
 from vivace.families import _vits_graph as vits
 from vivace.families._receptive_field import receptive_field
-from vivace.families._vits_windows import STEP, Vocoder, Window, windows
+from vivace.families._vits_windows import STEP, Vocoder, Window, padded, sizes, windows
 
 
 @given(
@@ -47,6 +47,19 @@ def test_windows_have_few_sizes(total: int, overlap: int, size: int) -> None:
         assert found[0].right == size + 2 * overlap
         last = found[-1].right - found[-1].left
         assert (last - overlap) % STEP == 0 or last == size + 2 * overlap or found[-1].left == 0
+
+
+@given(frames=st.integers(1, 3000), multiple=st.integers(2, 64))
+def test_padding_is_little_and_its_sizes_few(frames: int, multiple: int) -> None:
+    size = padded(frames, multiple)
+    assert frames <= size < frames + max(multiple, frames / 4)
+    assert size % multiple == 0
+    assert padded(size, multiple) == size
+    assert padded(frames, 1) == frames
+
+
+def test_the_sizes_of_a_real_voice() -> None:
+    assert sizes(768, 24) == [*range(24, 193, 24), *range(240, 385, 48), *range(480, 769, 96)]
 
 
 def test_what_fits_is_one_window() -> None:

@@ -18,13 +18,15 @@ def test_all_reasons(tmp_path: Path) -> None:
     ones = listen(store, clock, lambda trial: 1)
     fives = listen(store, clock, lambda trial: 5)
     hasty = listen(store, clock, rater(30, 0.3, TEXTS), pause=0.4)
-    curious = listen(store, clock, rater(31, 0.3, TEXTS), trials=0)
+    curious = listen(store, clock, rater(31, 0.3, TEXTS), trials=1)
+    absent = listen(store, clock, rater(32, 0.3, TEXTS), trials=0)
     found = screen(store.answers())
     assert all(found[who].counted for who in good)
     assert found[ones].reason == "heard 0 of 6 checks" == found[fives].reason
     assert found[hasty].reason == "answered 46 of 46 before the clips had played"
     assert found[curious].reason == "has answered too little to be judged"
-    assert not any(found[who].counted for who in (ones, fives, hasty, curious))
+    assert found[absent].reason == "has not begun"
+    assert not any(found[who].counted for who in (ones, fives, hasty, curious, absent))
 
 
 def test_one_slip_is_forgiven_two_are_not(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sqlite3
 import stat
 import threading
@@ -35,11 +36,12 @@ def test_other_files_are_told(tmp_path: Path, content: bytes) -> None:
         Store(tmp_path / "nowhere")
 
 
-def test_a_newer_file_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("schema", [1, 9])
+def test_a_file_of_another_version_is_told(tmp_path: Path, schema: int) -> None:
     store, _ = make(tmp_path, ACR)
     with sqlite3.connect(store.path) as db:
-        db.execute("update about set value = '9' where key = 'schema'")
-    with pytest.raises(UsageError, match="update Vivace"):
+        db.execute("update about set value = ? where key = 'schema'", (str(schema),))
+    with pytest.raises(UsageError, match=f"another version of Vivace .schema {schema}"):
         Store(store.path)
 
 
@@ -104,6 +106,47 @@ def test_answers_that_cannot_be(tmp_path: Path, position: int, answer: int) -> N
     assert all(trial.answer is None for trial in store.answers())
 
 
+def test_one_name_is_one_listener(tmp_path: Path) -> None:
+    store, _ = make(tmp_path, ACR)
+    assert store.invite(" Ann ") == 1 and store.listeners() == {1: "Ann"}
+    for taken in ("Ann", "ann ", "ANN"):
+        with pytest.raises(UsageError, match=f"{taken.strip()!r} is invited already.*--again"):
+            store.invite_all(["Bob", taken])
+    with pytest.raises(UsageError, match="'bob' is there twice"):
+        store.invite_all(["Bob", "bob"])
+    with pytest.raises(UsageError, match="'Listener 3' is what those without a name are called"):
+        store.invite("Listener 3")
+    assert store.listeners() == {1: "Ann"}, "all or nobody"
+    assert store.invite_all(["", "Bob", ""]) == [2, 3, 4]
+    assert store.listeners() == {1: "Ann", 2: "listener 2", 3: "Bob", 4: "listener 4"}
+
+
+def test_links_are_written_down(tmp_path: Path) -> None:
+    store, clock = make(tmp_path, ACR, texts=3)
+    begun = clock.now
+    ann, bob = store.invite_all(["Ann", "Bob"])
+    first = store.link(14, ann)
+    store.link(1)
+    clock.now += 3600
+    again = store.link(2, ann)
+    store.link(2, bob)
+    assert store.listener(first) == store.listener(again) == ann, "a new link is the same listener"
+    store.answer(ann, 0, 3)
+    found = [(link.name, link.made - begun, link.expires - begun, link.answered, link.trials) for link in store.links()]
+    day = 86_400
+    assert found == [
+        ("Ann", 0, 14 * day, 1, 9), (None, 0, day, 0, 0), ("Ann", 3600, 3600 + 2 * day, 1, 9),
+        ("Bob", 3600, 3600 + 2 * day, 0, 9),
+    ]  # fmt: skip
+    with pytest.raises(UsageError):
+        store.link(0, ann)
+    assert len(store.links()) == 4
+    assert store.admit(store.link(1), OWNER)
+    assert [store.called(name) for name in ("ann", " Bob")] == [ann, bob]
+    with pytest.raises(UsageError, match="nobody called 'Cid' is invited; see vivace listen links"):
+        store.called("Cid")
+
+
 def test_many_at_once_lose_nothing(tmp_path: Path) -> None:
     store, _ = make(tmp_path, ACR)
     failed: list[BaseException] = []
@@ -150,3 +193,11 @@ def test_csv_holds_everything(tmp_path: Path) -> None:
         said = {"-1": row["first"], "0": "neither", "1": row["second"]}[row["answer"].lstrip("'")]
         assert row["preferred"] == said and row["seconds"] == "4.0" and row["times_answered"] == "1"
     assert sum("(damaged)" in row["first"] + row["second"] for row in rows[:8]) == 4
+
+
+def test_every_column_of_the_csv_is_explained(tmp_path: Path) -> None:
+    store, _ = make(tmp_path, ACR, texts=3)
+    page = (Path(__file__).parents[2] / "docs/listening.md").read_text(encoding="utf-8")
+    table = page.partition("## The CSV")[2].partition("\n## ")[0]
+    explained = re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines() if line[:1] == "|"))
+    assert explained == export(store).splitlines()[0].split(",")

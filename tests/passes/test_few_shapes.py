@@ -18,8 +18,8 @@ from vivace.core.contracts import Context
 from vivace.core.errors import UsageError
 from vivace.core.settings import parse
 from vivace.core.speech import Request
-from vivace.core.stage import RuntimeOptions
-from vivace.engine.engine import Engine, speak
+from vivace.core.stage import Array, RuntimeOptions, Session, Stage, Tensors
+from vivace.engine.engine import Engine, speak, stream
 from vivace.families import piper
 from vivace.passes import few_shapes as pass_
 from vivace.workflows.calibration import record
@@ -67,6 +67,34 @@ def test_the_stages_see_few_lengths(voice: Bundle, tmp_path: Path) -> None:
     lengths = {row["latent"].shape[-1] for row in rows["decoder"]} | {row["mean"].shape[-1] for row in rows["flow"]}
     assert all(length % 16 == 0 for length in lengths)
     assert any(length % 16 for row in record(voice, TEXTS)["decoder"] for length in [row["latent"].shape[-1]])
+
+
+def test_streams_meet_no_size_that_was_not_warm(voice: Bundle, tmp_path: Path) -> None:
+    seen: dict[str, set[int]] = {"flow": set(), "decoder": set()}
+
+    class Noting:
+        def __init__(self, stage: Stage, session: Session) -> None:
+            self._name, self._session = stage.name, session
+
+        def run(self, inputs: Tensors) -> dict[str, Array]:
+            if self._name in seen:
+                seen[self._name].add(inputs["mask"].shape[-1])
+            return self._session.run(inputs)
+
+        def close(self) -> None:
+            self._session.close()
+
+    child = applied(voice, "few_shapes", tmp_path / "child")
+    with Engine(child, wrap=Noting) as engine:
+        engine.warm()
+        warm = {name: set(found) for name, found in seen.items()}
+        for chunk in (8, 32, 64, 128):
+            for text in TEXTS:
+                list(stream(engine, Request("a", text, chunk_frames=chunk)))
+    assert seen == warm
+    with Engine(voice, wrap=Noting) as engine:
+        engine.warm()  # no runtime of it compiles for a size
+    assert seen == warm
 
 
 def test_the_export_is_a_standard_voice(voice: Bundle, tmp_path: Path) -> None:

@@ -47,6 +47,19 @@ def test_the_runtime_executes_integer_kernels(small, tmp_path, context):
     assert sum("MatMul" in kind for kind in text) == 2  # one more: the product of two activations
 
 
+def test_zero_points_are_written_where_a_kernel_needs_them(small, tmp_path, context):
+    """Of symmetric weights they are all 0: none for convolutions and biases, one a channel for matrix products."""
+    child = quantized(small, tmp_path / "child", context)
+    for name, expected in (("decoder", 0), ("text", 2)):
+        graph = load(child, name).graph
+        sizes = {i.name: int(np.prod(i.dims)) for i in graph.initializer}
+        of_constants = [n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in sizes]
+        zeros = [n.input[2] for n in of_constants if len(n.input) > 2]
+        assert len(of_constants) >= 3
+        assert len(zeros) == expected
+        assert all(zero.endswith("/weight/zero") for zero in zeros)
+
+
 def test_labels_history_and_the_untouched_rest(small, tmp_path, context):
     child = quantized(small, tmp_path / "child", context, stages="decoder", percentile=99.9, method="percentile")
     assert child.stage("decoder").precision == "mixed int8"

@@ -139,7 +139,7 @@ def test_threads_workers_and_precision_reach_the_runtime(toy: Bundle, monkeypatc
         with pytest.raises(ModelError, match="seen"):
             runtime.open(stage_of(toy), toy.file("stages/decoder.onnx"), options)
     numbers = [(s["INFERENCE_NUM_THREADS"], s["NUM_STREAMS"]) for s in seen]
-    assert numbers == [(machine.cores(), 1), (3, 1), (2, 2)]
+    assert numbers == [(machine.cores(), 1), (3, 1), (1, 1)]
     assert all(s["INFERENCE_PRECISION_HINT"] == "f32" and not s["ENABLE_CPU_PINNING"] for s in seen)
     assert all("CACHE_DIR" not in s for s in seen)  # nothing is kept of a file without a digest
 

@@ -54,6 +54,7 @@ def test_a_killed_process_is_replaced_while_requests_come(make_variant: Make) ->
             thread.join()
         assert statuses.count(0) <= 4 and set(statuses) <= {0, 200}
         assert metric(served, "vivace_variant_failures_total", model="toy", variant="fast") >= 1
+        assert metric(served, "vivace_replica_deaths_total", model="toy", variant="fast") == 1
         assert ask(served).headers["X-Vivace-Variant"] == "fast"
 
 

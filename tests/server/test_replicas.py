@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 httpx = pytest.importorskip("httpx")
+ray = pytest.importorskip("ray")
 pytest.importorskip("ray.serve")
 pytest.importorskip("uvicorn")
 
@@ -31,8 +32,9 @@ from server.test_speech import (  # noqa: E402, F401
 from vivace.core.audio import Audio  # noqa: E402
 from vivace.core.speech import Event, Request  # noqa: E402
 from vivace.engine.runner import Died, Plan  # noqa: E402
+from vivace.server import replicas as module  # noqa: E402
 from vivace.server.cluster import Cluster, cluster  # noqa: E402
-from vivace.server.replicas import Replicas, Scale, _after  # noqa: E402
+from vivace.server.replicas import Replicas, Scale, Seen, _after  # noqa: E402
 from vivace.server.service import Settings  # noqa: E402
 
 Make = Callable[..., Path]
@@ -43,7 +45,10 @@ LONG = "on and on it goes. " * 100
 def beneath(make_variant: Make) -> Iterator[Cluster]:
     room = Settings({"toy": [make_variant("any")] * 8})
     with cluster(Scale(2, 2, start_seconds=60), room) as found:
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+        assert session.is_dir()
         yield found
+    assert not session.exists(), "what was begun in /tmp/ray is cleaned up"
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +94,13 @@ def test_a_killed_replica_loses_nothing_that_is_spoken(beneath: Cluster, make_va
         assert [status for status, _ in answers] == [200] * 6
         assert all(heard == calm for _, heard in answers)
         assert ask(served, model="sole").status_code == 200
+        until(lambda: metric(served, "vivace_replica_deaths_total", model="sole", variant="sole") == 1)
         until(lambda: len(replica_pids() - before) == 2 and min(own) not in replica_pids(), 60)
 
 
-def test_when_all_are_dead_it_says_so_and_comes_back(beneath: Cluster, make_variant: Make) -> None:
+def test_when_all_are_dead_it_says_so_and_comes_back(
+    beneath: Cluster, make_variant: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     before = replica_pids()
     with serving(Settings({"gone": [make_variant("gone")]}), beneath.speaker) as served:
         for pid in replica_pids() - before:
@@ -101,7 +109,10 @@ def test_when_all_are_dead_it_says_so_and_comes_back(beneath: Cluster, make_vari
         answer = ask(served, model="gone")
         assert answer.status_code == 503 and answer.headers["Retry-After"]
         assert answer.json()["error"]["code"] == "unavailable"
-        assert httpx.get(f"{served.url}/health/ready").status_code == 503
+        ready = httpx.get(f"{served.url}/health/ready")
+        assert ready.status_code == 503 and "no process of gone is left" in ready.json()["problem"]
+        until(lambda: metric(served, "vivace_replica_deaths_total", model="gone", variant="gone") == 2)
+        assert any(r.levelname == "WARNING" and "replicas died" in r.message for r in caplog.records)
         until(lambda: httpx.get(f"{served.url}/health/ready").status_code == 200, 60)
         assert ask(served, model="gone").status_code == 200
 
@@ -125,6 +136,7 @@ def test_there_are_as_many_as_the_queue_asks_for(beneath: Cluster, make_variant:
             ended.set()
             for thread in clients:
                 thread.join()
+        assert metric(served, "vivace_replica_deaths_total", model="some", variant="some") == 0
 
 
 def test_leaving_early_frees_the_replica(beneath: Cluster, make_variant: Make) -> None:
@@ -163,5 +175,94 @@ def test_what_no_replica_speaks_is_said() -> None:
         with pytest.raises(Died, match="has no replica"):
             await anext(replicas.speak(Request("a", "hello")))
         assert replicas.pending == 0
+
+    asyncio.run(todo())
+
+
+class Waits:
+    """Stands for Ray's handle, with a request that waits for a replica."""
+
+    def __init__(self) -> None:
+        self.speak, self.left = self, 0
+
+    def remote(self, request: Request) -> Waits:
+        return self
+
+    def cancel(self) -> None:
+        self.left += 1
+
+    def __aiter__(self) -> Waits:
+        return self
+
+    async def __anext__(self) -> Event:
+        await asyncio.sleep(60)
+        raise AssertionError("nobody told it")
+
+
+def looking(monkeypatch: pytest.MonkeyPatch, *seen: Seen) -> tuple[Replicas, list[str]]:
+    """Replicas of which Ray says this, look by look; and what they tell."""
+    left, told, real = list(seen), [], module._seen
+
+    def say(application: str, name: str) -> Seen:
+        if application != "app":  # of other tests' replicas
+            return real(application, name)
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_seen", say)
+    replicas = Replicas("app", "voice", Plan(1, 1, 1), 1.0)
+    replicas.lost, replicas.died = lambda: told.append("lost"), lambda: told.append("died")
+    return replicas, told
+
+
+A, B, C = "abc"
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        ([Seen(2, frozenset((A, B))), Seen(1, frozenset((A, C)))], ["lost"]),
+        ([Seen(2, frozenset((A, B))), Seen(2, frozenset((A, C)))], ["lost"]),
+        ([Seen(2, frozenset((A, B))), Seen(2, frozenset()), Seen(0, frozenset((C,)))], ["lost", "lost", "died"]),
+        ([Seen(2, frozenset((A, B))), Seen(1, frozenset((A, B)), ordered=True), Seen(1, frozenset((A,)))], []),
+        ([Seen(1, frozenset((A,))), Seen(2, frozenset((A, B)))], []),
+        ([Seen(1, frozenset((A,))), Seen(ordered=True)], ["died"]),
+    ],
+    ids=[
+        "one died",
+        "and was replaced before anybody looked",
+        "all died",
+        "fewer were wanted",
+        "more were wanted",
+        "taken away",
+    ],
+)
+def test_deaths_are_counted_and_orders_are_not(
+    monkeypatch: pytest.MonkeyPatch, seen: list[Seen], expected: list[str]
+) -> None:
+    replicas, told = looking(monkeypatch, *seen)
+
+    async def todo() -> None:
+        task = asyncio.create_task(replicas._look())
+        await asyncio.sleep(0.5)
+        task.cancel()
+
+    asyncio.run(todo())
+    assert told == expected and replicas.replicas == seen[-1].running
+
+
+def test_what_waits_for_a_replica_hears_that_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    replicas, _ = looking(monkeypatch, *[Seen(1, frozenset((A,)))] * 20, Seen())
+    replicas._handle = handle = Waits()
+
+    async def todo() -> None:
+        task = asyncio.create_task(replicas._look())
+        while not replicas.alive:
+            await asyncio.sleep(0.01)
+        with pytest.raises(Died, match="no replica of voice is left"):
+            async with asyncio.timeout(30):
+                await anext(replicas.speak(Request("a", "hello")))
+        assert handle.left == 1 and replicas.pending == 0 and not replicas._waiting
+        task.cancel()
 
     asyncio.run(todo())

@@ -128,6 +128,10 @@ def test_what_people_said_stands_beside_what_was_predicted(heard: Store, two: di
     assert [m.name for m in report.measurements] == ["silence"], "and the report itself is as it was"
     for page in (render_markdown(told), render_html(Report.from_json(told.to_json()), {})):
         assert "What people said" in page and f"{found.value:.2f}" in page and "Not a prediction" in page
+        assert "heard the same sentences" in page and "other sentences" not in page
+    other = with_listeners(evaluate(two["new"], TEXTS[:2], metrics=["silence"]), heard)
+    assert other.get(NAME).scope == "6 listeners, 3 clips, 1 screened out, of other sentences"
+    assert "heard other sentences than the metrics" in render_markdown(other)
     assert "What people said" not in render_markdown(report)
 
 
@@ -140,7 +144,7 @@ def test_every_variant_of_an_optimization_has_its_column(heard: Store, two: dict
     report = with_listeners(Report("optimize", (), details={"variants": variants, "final": "c"}), heard)
     lines = render_markdown(report).splitlines()
     (head,) = [line for line in lines if line.startswith("| No. |")]
-    assert head.endswith("| MOS by listeners |")
+    assert head.endswith("| MOS by listeners (other sentences) |")
     rows = [line.split("|")[-2].strip() for line in lines if line.startswith(("| 0 |", "| 1 |", "| 2 |"))]
     values = {one["digest"]: one["mos"] for one in report.details["listening"]}
     assert rows[0].startswith(f"{values[two['old'].digest]:.2f} (") and rows[1] == "–"
@@ -149,5 +153,18 @@ def test_every_variant_of_an_optimization_has_its_column(heard: Store, two: dict
 
 def test_a_bundle_that_nobody_heard(heard: Store, voice: Callable[[int], Bundle]) -> None:
     report = evaluate(voice(9), TEXTS, metrics=["silence"])
-    with pytest.raises(UsageError, match="no ratings on the scale of five"):
+    with pytest.raises(UsageError, match="was not made from this bundle"):
         with_listeners(report, heard)
+
+
+@pytest.mark.parametrize(
+    ("design", "message"),
+    [(ACR, "no ratings of this bundle that count yet"), (Design("preference", "x", 0.1), "asked for preferences")],
+)
+def test_a_test_that_says_nothing_of_a_bundle_yet(
+    tmp_path: Path, two: dict[str, Bundle], design: Design, message: str
+) -> None:
+    store = from_bundles(tmp_path / "t", design, two, TEXTS)
+    store.invite()
+    with pytest.raises(UsageError, match=message):
+        with_listeners(evaluate(two["new"], TEXTS, metrics=["silence"]), store)

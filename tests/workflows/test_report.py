@@ -166,6 +166,19 @@ def test_page_and_markdown_hold_the_same_figures(optimized, page):
                 assert markdown_text(words) in markdown
 
 
+def test_what_was_the_optimizers_is_told(optimized):
+    assert view(optimized).sizes is None
+    first, last = (optimized.details["variants"][k]["size_mb"] for k in (0, 5))
+    imported = {"file_mb": 200.0, "optimizer_mb": 130.0}
+    told = dataclasses.replace(optimized, details={**optimized.details, "imported": imported})
+    sizes = view(told).sizes
+    assert [row[1].text for row in sizes.rows] == ["200.0", "70.0", f"{first:.1f}", f"{last:.1f}"]
+    assert [row[2].text for row in sizes.rows][:2] == ["–", "0.35×"]
+    markdown = reports.render_markdown(told)
+    assert sizes.caption in markdown and "optimizer's state" in markdown
+    assert sizes.caption in Page(reports.render_html(told, {})).text
+
+
 def test_a_score_is_always_called_predicted(optimized, page):
     for words in (page.text, reports.render_markdown(optimized)):
         alone = [m.start() for m in re.finditer(r"\bMOS\b", words)]

@@ -55,6 +55,12 @@ def find_bundle(name: str) -> Bundle:
     return open_bundle(folder) if folder.exists() else import_model(path, folder)
 
 
+def add_output(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """The flags that every verb has."""
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output, nothing else", **options)
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on standard error", **options)
+
+
 def add_settings(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
     """One flag for each setting of a settings class, its help and default from there."""
     for o in describe(settings):
@@ -114,6 +120,10 @@ def show_listeners(heard: list[dict[str, Any]]) -> None:
         rows.append([one["system"], f"{one['mos']:.2f}", interval, *counts])
     columns = ["system", "MOS by listeners", "95% interval", "listeners", "clips", "ratings", "screened out"]
     table(f"What people said: {heard[0]['test']}", columns, rows)
+    if all(one.get("same_sentences") for one in heard):
+        print("They heard the same sentences as the metrics.")
+    else:
+        print("They heard other sentences than the metrics: compare voices by the one or by the other, never the two.")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ what they said in a listening test (vivace listen) stands in a table of its own.
   vivace evaluate small --reference voice        also the metrics that compare clip with clip
   vivace evaluate voice --metrics predicted_mos,wer --texts 40
   vivace evaluate commands --dataset test        a model that listens: accuracy, F1, confusion
-  vivace evaluate small --listened test.sqlite   with MOS by listeners
+  vivace evaluate small --listened test.sqlite   with MOS by listeners, on the sentences that they heard
 """
 
 
@@ -26,11 +26,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("--reference", help="a bundle or model that speaks the same sentences, to compare with")
     parser.add_argument("--metrics", default="", help="names with commas between (default: all, see vivace list)")
-    parser.add_argument("--texts", type=int, default=100, help="how many of the built-in sentences (default 100)")
+    parser.add_argument("--texts", type=int, help="how many of the built-in sentences (default 100)")
     parser.add_argument("--file", type=Path, help="your own sentences instead, one a line")
     parser.add_argument("--dataset", type=Path, help="labelled clips for a model that listens: a folder or manifest")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
-    parser.add_argument("--listened", type=Path, metavar="TEST", help="a listening test that the bundle was rated in")
+    parser.add_argument("--seed", type=int, help="of the noise (default 0)")
+    parser.add_argument(
+        "--listened", type=Path, metavar="TEST",
+        help="a listening test that the bundle was rated in; its sentences and seed, unless you give others",
+    )  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, help="write the report as JSON")
 
 
@@ -39,22 +42,30 @@ def run(args: argparse.Namespace) -> int:
     from vivace.workflows import texts
     from vivace.workflows.clips import Store
     from vivace.workflows.evaluate import evaluate
-    from vivace.workflows.listening import with_listeners
+    from vivace.workflows.listening import heard, with_listeners
 
     if args.dataset:
         return _listen(args)
-    sentences = texts.from_file(args.file) if args.file else texts.evaluation(args.texts)
     metrics = [name.strip() for name in args.metrics.split(",") if name.strip()]
     bundle = find_bundle(args.model)
     reference = find_bundle(args.reference) if args.reference else None
     store = Listened(args.listened) if args.listened else None
+    if store:
+        heard([bundle.digest], store)  # or it is told before the work, not after
+    theirs = store if not args.file and args.texts is None else None
+    if theirs:
+        sentences = theirs.texts
+    else:
+        count = 100 if args.texts is None else args.texts
+        sentences = texts.from_file(args.file) if args.file else texts.evaluation(count)
+    seed = args.seed if args.seed is not None else theirs.seed if theirs else 0
     with progress(args) as tell:
         report = evaluate(
             bundle,
             sentences,
             metrics=metrics,
             reference=reference,
-            seed=args.seed,
+            seed=seed,
             store=Store(cache_folder() / "evaluate"),
             progress=tell,
         )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vivace.cli._common import find_bundle, model_source, print_json, progress, table
+from vivace.cli._common import add_output, find_bundle, model_source, print_json, progress, table
 from vivace.core.bundle import MANIFEST, atomic_file
 from vivace.core.errors import EXIT_OK, MissingDependency, UsageError
 from vivace.core.machine import cache_folder
@@ -23,6 +26,7 @@ every figure comes with its 95% interval. A test is one file; whoever has it can
   vivace listen create test.sqlite old=voice new=small    two bundles speak the same texts; rated 1 to 5
   vivace listen create test.sqlite a=clips/a b=clips/b --kind preference
   vivace listen link test.sqlite --listeners 12 --at https://example.org
+  vivace listen links test.sqlite                         who was invited, until when, how far they are
   vivace listen serve test.sqlite                         or, beside voices: vivace serve voice --listen test.sqlite
   vivace listen results test.sqlite
   vivace listen export test.sqlite -o ratings.csv
@@ -39,8 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         made = doors.add_parser(name, help=summary, description=summary)
         if file:
             made.add_argument("test", type=Path, help="file of the test")
-        for flags in (["--json"], ["-q", "--quiet"]):
-            made.add_argument(*flags, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        add_output(made, default=argparse.SUPPRESS)  # what stands before the door holds
         return made
 
     kind: dict[str, Any] = {
@@ -61,11 +64,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
     link = door("link", "invite listeners: one signed link each")
     link.add_argument("--listeners", type=int, default=0, help="how many (default 1)")
-    link.add_argument("--name", action="append", default=[], help="of one listener, for the results; may be repeated")
+    link.add_argument("--name", action="append", default=[], help="of one listener, for the results; repeat for more")
+    link.add_argument("--again", action="store_true", help="new links for those names, who are invited already")
     link.add_argument("--days", type=float, default=14.0, help="until the links expire (default 14)")
     link.add_argument("--at", default="http://127.0.0.1:8000", help="address of the server, as listeners reach it")
     link.add_argument("--results", action="store_true", help="a link to the results instead, for those who ask")
 
+    door("links", "the links that were made: for whom, when, until when, how much was answered")
     door("results", "what the listeners said, and who is counted")
     table_ = door("export", "every trial as CSV")
     table_.add_argument("-o", "--out", type=Path, help="file (default: standard output)")
@@ -137,22 +142,26 @@ def _holds_clips(source: str) -> bool:
 
 
 def _link(args: argparse.Namespace) -> int:
-    from vivace.listening.store import LISTENER, OWNER, Store
+    from vivace.listening.store import LISTENER, Store
 
     store, at = Store(args.test), args.at.rstrip("/")
     if not at.startswith(("http://", "https://")):
         raise UsageError(f"--at is {args.at!r}; write an address such as https://example.org")
+    if args.again and not args.name:
+        raise UsageError("--again is for listeners by --name; see vivace listen links")
     if args.results:
-        links = [{"name": "results", "link": f"{at}/listen/results#{store.token(OWNER, 'all', args.days)}"}]
+        if args.name or args.listeners:
+            raise UsageError("--results is for those who ask, not for listeners; leave --name and --listeners out")
+        links = [{"name": "results", "link": f"{at}/listen/results#{store.link(args.days)}"}]
     else:
         count = args.listeners or len(args.name) or 1
         if count < len(args.name) or not 1 <= count <= 1000:
             raise UsageError(f"--listeners is {count}; it must be 1 to 1000, and not below the number of names")
         store.token(LISTENER, "0", args.days)  # before anybody is written down
         names = args.name + [""] * (count - len(args.name))
-        numbers = [store.invite(name) for name in names]
+        numbers = [store.called(name) for name in args.name] if args.again else store.invite_all(names)
         known = store.listeners()
-        links = [{"name": known[n], "link": f"{at}/listen#{store.token(LISTENER, str(n), args.days)}"} for n in numbers]
+        links = [{"name": known[n], "link": f"{at}/listen#{store.link(args.days, n)}"} for n in numbers]
     if args.json:
         print_json({"links": links})
     else:
@@ -161,6 +170,34 @@ def _link(args: argparse.Namespace) -> int:
         if any(local in at for local in ("//127.0.0.1", "//localhost")):
             print("these links open on this machine alone; give --at the server's address for others", file=sys.stderr)
     return EXIT_OK
+
+
+def _links(args: argparse.Namespace) -> int:
+    from vivace.listening.store import Store
+
+    found, now = Store(args.test).links(), time.time()
+    if args.json:
+        times = [{"made": _when(k.made), "expires": _when(k.expires), "expired": k.expires <= now} for k in found]
+        print_json({"links": [asdict(link) | one for link, one in zip(found, times, strict=True)]})
+    elif not found:
+        print(f"no links yet; invite people: vivace listen link {args.test} --listeners 12 --at ADDRESS")
+    else:
+        rows = [
+            [
+                "(results)" if k.name is None else k.name,
+                _when(k.made),
+                f"{_when(k.expires)}{' (expired)' if k.expires <= now else ''}",
+                "" if k.name is None else f"{k.answered}/{k.trials}",
+            ]
+            for k in found
+        ]
+        table(f"Links of {args.test}", ["who", "made", "expires", "answered"], rows)
+    return EXIT_OK
+
+
+def _when(at: float) -> str:
+    """This machine's time, with its zone."""
+    return datetime.fromtimestamp(at).astimezone().isoformat(" ", "minutes")
 
 
 def _results(args: argparse.Namespace) -> int:
@@ -178,7 +215,7 @@ def _results(args: argparse.Namespace) -> int:
 def _show(found: Results) -> None:
     print(
         f"{found.title}: {found.ratings} ratings, listeners that count: {found.counted}, "
-        f"screened out: {found.screened_out}"
+        f"screened out: {found.screened_out}, not begun: {found.not_begun}"
     )
     if found.systems:
         rows = [[s.name, *_figures(s.mos)] for s in found.systems]
@@ -196,7 +233,7 @@ def _show(found: Results) -> None:
          "" if v.agreement is None else f"{v.agreement:.2f}", "yes" if v.counted else f"no: {v.reason}"]
         for name, v in zip(found.names, found.verdicts, strict=True)
     ]  # fmt: skip
-    table("Listeners", ["who", "answered", "checks heard", "hasty", "agreement", "counted"], people)
+    table("Listeners", ["who", "answered", "checks heard", "too fast", "agreement", "counted"], people)
     for who, comment in found.comments:
         print(f"{found.names[who - 1]}: {' '.join(comment.split())!r}")
 
@@ -216,9 +253,12 @@ def _export(args: argparse.Namespace) -> int:
     from vivace.listening.results import export
     from vivace.listening.store import Store
 
-    text = export(Store(args.test))
+    store = Store(args.test)
+    text = export(store)
     if args.out:
         atomic_file(args.out, text.encode())
+        facts = {"file": str(args.out), "trials": len(store.answers())}
+        print_json(facts) if args.json else print(f"{args.out}: {facts['trials']} trials")
     elif args.json:
         print_json({"csv": text})
     else:
@@ -227,8 +267,6 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _power(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
     from vivace.listening import power
 
     margin = MARGINS[args.kind] if args.margin is None else args.margin
@@ -279,5 +317,6 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 _DOORS = {
-    "create": _create, "link": _link, "results": _results, "export": _export, "power": _power, "serve": _serve,
+    "create": _create, "link": _link, "links": _links, "results": _results, "export": _export, "power": _power,
+    "serve": _serve,
 }  # fmt: skip

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from vivace import __version__
+from vivace.cli._common import add_output
 from vivace.core.errors import EXIT_FAILURE, EXIT_INTERRUPTED, VivaceError
 
 VERBS = {
@@ -61,8 +62,7 @@ def parser(verb: str = "") -> argparse.ArgumentParser:
             name, help=summary, description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.arguments(sub)
-        sub.add_argument("--json", action="store_true", help="print JSON on standard output, nothing else")
-        sub.add_argument("-q", "--quiet", action="store_true", help="no progress on standard error")
+        add_output(sub)
         sub.set_defaults(run=module.run)
     return top
 

@@ -25,6 +25,7 @@ class Model(Protocol):
 
     `most_rows` is how many rows may be in the making at once: what its memory is for.
     A model that keeps something for rows in the making also has `cache_bytes`: how much that is now, in bytes.
+    One whose runtimes compile for every size may have `warm()`: it runs all of them once.
     """
 
     most_rows: int

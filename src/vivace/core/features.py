@@ -32,12 +32,12 @@ class LogMel:
         padded = np.pad(samples, (0, max(0, self.fft - len(samples))))
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.fft)[:: self.hop]
         power = np.abs(np.fft.rfft(frames * np.hanning(self.fft + 1)[:-1].astype(np.float32), axis=1)) ** 2
-        found: Array = np.log(power @ _filters(self) + SMALLEST).astype(np.float32)
+        found: Array = np.log(power @ filters(self) + SMALLEST).astype(np.float32)
         return found
 
 
 @cache
-def _filters(shape: LogMel) -> Array:
+def filters(shape: LogMel) -> Array:
     """float32[fft // 2 + 1, mels]: triangles of equal area, evenly spaced in mels."""
     high = shape.high or shape.rate / 2
     edges = _hertz(np.linspace(_mel(shape.low), _mel(high), shape.mels + 2))

@@ -77,6 +77,11 @@ class Engine:
             session.close()
         self._own = {}
 
+    def warm(self) -> None:
+        """Lets the model run its stages at the sizes that it will meet, where runtimes compile for each."""
+        if warm := getattr(self._model, "warm", None):
+            warm()
+
     @property
     def idle(self) -> bool:
         return not self._live and not self._cancelled

@@ -112,12 +112,13 @@ class Speaker(Protocol):
     """What speaks a bundle: a process (Runner), or replicas of it on other machines.
 
     `start` returns when it has spoken its first words, at once if it runs, and raises Died; `speak` raises Died, and
-    leaving it early cancels; `died` is to be called when nobody is left that speaks. `pending`: requests that have not
-    ended; `slots`: those that are spoken at once; `heard`: time.monotonic() of the last word; `megabytes`: that a start
-    needed, `pid`: of the process (both 0 where there is none on this machine).
+    leaving it early cancels; `lost` is to be called for every process that dies, `died` when none is left that speaks.
+    `pending`: requests that have not ended; `slots`: those that are spoken at once; `heard`: time.monotonic() of the
+    last word; `megabytes`: that a start needed, `pid`: of the process (both 0 where there is none on this machine).
     """
 
     died: Callable[[], None]
+    lost: Callable[[], None]
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -145,6 +146,14 @@ class Variant:
     runner: Speaker
     breaker: Breaker = field(default_factory=Breaker)
     reviving: asyncio.Task[None] | None = None
+    death: str = ""  # why nothing of it runs
+
+    @property
+    def trouble(self) -> str:
+        """Why it cannot speak now; "" if it can."""
+        if not self.runner.alive:
+            return f"{self.death or 'it does not run'}, it is started again"
+        return "it rests after failures" if self.breaker.state == "open" else ""
 
 
 class Chain:
@@ -167,7 +176,7 @@ class Chain:
         self._stopping = False
         self._lost = 0  # requests in a row that every variant failed
         for variant in self.variants:
-            variant.runner.died = partial(self._fail, variant, Died(f"the process of {variant.name} died"))
+            variant.runner.died = partial(self._fail, variant, Died(f"no process of {variant.name} is left"))
 
     async def start(self) -> None:
         """Starts all variants side by side. Raises Died if none comes up; those that do not are tried again."""
@@ -195,7 +204,13 @@ class Chain:
 
     @property
     def ready(self) -> bool:
-        return any(v.runner.alive and v.breaker.state != "open" for v in self.variants)
+        return not self.trouble
+
+    @property
+    def trouble(self) -> str:
+        """Why no variant can speak now; "" if one can."""
+        found = [variant.trouble for variant in self.variants]
+        return "; ".join(f"{v.name}: {why}" for v, why in zip(self.variants, found, strict=True)) if all(found) else ""
 
     async def speak(
         self, request: Request, *, whole: bool = False, only: str = ""
@@ -281,6 +296,7 @@ class Chain:
         variant.breaker.failed(at_once=isinstance(error, Died))
         self._told(variant.name, reason or str(error))
         if isinstance(error, Died):
+            variant.death = str(error)
             variant.reviving = asyncio.create_task(self._revive(variant))
 
     async def _revive(self, variant: Variant) -> None:
@@ -293,6 +309,7 @@ class Chain:
             except Exception as error:  # noqa: BLE001 - whatever it was, it is tried again
                 log.warning("variant %s does not come back: %s", variant.name, error)
                 self._told(variant.name, str(error))
+                variant.death = str(error)
                 rest = min(max(REST, 2 * rest), LONGEST_REST)
             else:
                 log.info("variant %s is back", variant.name)

@@ -6,6 +6,7 @@ request from one that was alone. Thread-safe, except that one thread reads the e
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -23,6 +24,9 @@ from vivace.engine.sessions import open_sessions
 
 MOST_REQUESTS = 256  # that have not ended
 MOST_LARGER = 4  # times as large as asked for may the first chunk be, where many wait
+PATIENCE = 1.0  # seconds between two turns of a request that nobody listens to yet
+URGENT = 0.25  # seconds of audio left with which a request that has begun comes before a new one
+MOST_PASSED = 3  # times in a row that it does
 MOST_EVENTS = 64  # that were not read; with more, the workers wait
 
 
@@ -32,6 +36,30 @@ class _Slot:
 
     engine: Engine
     cancelled: list[str] = field(default_factory=list)  # while a worker steps the engine
+    streams: set[str] = field(default_factory=set)  # requests whose audio is heard while it is made
+    played: dict[str, float] = field(default_factory=dict)  # when each of their listeners has heard all so far
+    turn: float = 0.0  # when it was stepped last
+
+    def stepped(self, events: Sequence[Event], now: float) -> None:
+        self.turn = now
+        for event in events:
+            if event.done:
+                self.streams.discard(event.request_id)
+                self.played.pop(event.request_id, None)
+            elif event.audio is not None and event.request_id in self.streams:
+                heard = max(now, self.played.get(event.request_id, 0.0))
+                self.played[event.request_id] = heard + event.audio.seconds
+
+    @property
+    def runs_dry(self) -> float:
+        """When the first of its listeners has heard all that was made."""
+        return min(self.played.values(), default=math.inf)
+
+    @property
+    def due(self) -> float:
+        """When its next turn should be over; one that nobody listens to can wait for PATIENCE."""
+        heard_by_all = self.played and len(self.played) >= self.engine.load
+        return self.runs_dry if heard_by_all else min(self.runs_dry, self.turn + PATIENCE)
 
 
 class Pool:
@@ -39,8 +67,10 @@ class Pool:
 
     `workers` threads (0: one for each core) with `options.threads` each (1 unless given). A request that is new and
     one that has begun are taken in turn, so that a long text never keeps a short one waiting, nor short ones a long
-    one. Up to `batch` requests are spoken together (0: `bundle.defaults["batch"]`, 1 unless the bundle says so); new
+    one. Of those that have begun comes the one whose listener has least left to play; before any new one, if that is
+    little. Up to `batch` requests are spoken together (0: `bundle.defaults["batch"]`, 1 unless the bundle says so); new
     ones join between steps.
+    `warm`: every worker runs the model at all sizes first, where runtimes compile for each; requests wait meanwhile.
     Raises ModelError if a stage cannot be loaded.
     """
 
@@ -51,6 +81,7 @@ class Pool:
         options: RuntimeOptions | None = None,
         *,
         batch: int = 0,
+        warm: bool = False,
         limit: int = MOST_REQUESTS,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -60,16 +91,20 @@ class Pool:
         self.workers = workers or cores()
         self._limit = limit
         self._clock = clock
+        self._warm = warm
         self._batch = batch or int(bundle.defaults.get("batch", 1))
         self._sessions = open_sessions(bundle, replace(options or RuntimeOptions(threads=1), workers=self.workers))
-        self._changed = threading.Condition()  # guards all that follows
+        self._lock = threading.Lock()  # guards all that follows
+        self._news = threading.Condition(self._lock)  # for who reads the events
+        self._idle: list[threading.Condition] = []  # workers, the one last that was at work last
         self._new: deque[Request] = deque()
         self._begun: deque[_Slot] = deque()
         self._spare: list[_Slot] = []
         self._where: dict[str, _Slot | None] = {}  # each request that has not ended; None while it is new
         self._queued: dict[str, float] = {}  # when each request came whose last event was not read
         self._events: deque[Event] = deque()
-        self._new_next = True
+        self._listener: Callable[[Event], None] | None = None
+        self._passed = MOST_PASSED  # turns of those that have begun since the last of a new one
         self._fault: BaseException | None = None
         self._closed = False
         try:
@@ -91,9 +126,8 @@ class Pool:
 
     def close(self) -> None:
         """Waits for the steps that are being made, and drops every request that has not ended."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        with self._lock:
+            self._end()
         for thread in self._threads:
             thread.join()
         self._close_sessions()
@@ -101,7 +135,7 @@ class Pool:
     def submit(self, request: Request) -> None:
         """Queues a request. Raises UsageError if its id is in use (until its last event was read), VivaceError if
         too many requests are in the pool, or the pool is closed or broken."""
-        with self._changed:
+        with self._lock:
             self._check()
             if request.id in self._queued:
                 raise UsageError(f"request id {request.id!r} is in use")
@@ -110,28 +144,36 @@ class Pool:
             self._queued[request.id] = self._clock()
             self._where[request.id] = None
             self._new.append(request)
-            self._changed.notify_all()
+            self._wake()
 
     def cancel(self, request_id: str) -> None:
         """Ends a request; its last event comes soon. Unknown ids (ended ones) are no error."""
-        with self._changed:
+        given: list[Event] = []
+        with self._lock:
             slot = self._where.get(request_id)
             if slot is not None:
                 slot.cancelled.append(request_id)
             elif request_id in self._where:
                 self._new = deque(request for request in self._new if request.id != request_id)
                 times = {"end": self._clock()}
-                self._give([Event(request_id, done=True, reason="cancelled", times=times)])
+                given = self._give([Event(request_id, done=True, reason="cancelled", times=times)])
+        self._tell(given)
+
+    def tell(self, listener: Callable[[Event], None]) -> None:
+        """From now on gives each event to `listener`, in the thread that made it, and keeps none for `events`: a
+        thread less between audio that is ready and who waits for it. Other workers go on meanwhile."""
+        with self._lock:
+            self._listener = listener
 
     def events(self) -> Iterator[Event]:
-        """Events as they are made, until every request submitted so far has ended and been read.
+        """Events as they are made, until every request submitted so far has ended and been read (or told).
 
         Raises VivaceError if a worker has died. Workers wait while many events are unread.
         """
         while True:
-            with self._changed:
+            with self._lock:
                 while not self._events and self._queued and not self._closed:
-                    self._changed.wait()
+                    self._news.wait()
                 if not self._events:
                     if self._queued:
                         self._check()
@@ -139,7 +181,8 @@ class Pool:
                 event = self._events.popleft()
                 if event.done:
                     del self._queued[event.request_id]
-                self._changed.notify_all()
+                if len(self._events) == MOST_EVENTS - 1:
+                    self._wake_all()
             yield event
 
     def _check(self) -> None:
@@ -149,33 +192,58 @@ class Pool:
             raise VivaceError("the pool is closed; open another one")
 
     def _work(self) -> None:
+        mine = threading.Condition(self._lock)
         try:
-            while slot := self._take():
+            if self._warm:
+                self._slot().engine.warm()
+            while slot := self._take(mine):
                 events = slot.engine.step()
-                with self._changed:
-                    self._give(events)
+                with self._lock:
+                    slot.stepped(events, self._clock())
+                    given = self._give(events)
+                self._tell(given)  # before another worker can step the slot: events stay in order
+                with self._lock:
                     self._put_back(slot)
         except BaseException as error:  # noqa: BLE001 - told to whoever reads or submits
-            with self._changed:
-                self._fault, self._closed = error, True
-                self._changed.notify_all()
+            with self._lock:
+                self._fault = error
+                self._end()
 
-    def _take(self) -> _Slot | None:
+    def _wake(self) -> None:
+        """The worker that was at work last: its model is in the caches still."""
+        if self._idle:
+            self._idle.pop().notify()
+
+    def _wake_all(self) -> None:
+        while self._idle:
+            self._wake()
+
+    def _end(self) -> None:
+        self._closed = True
+        self._wake_all()
+        self._news.notify_all()
+
+    def _take(self, mine: threading.Condition) -> _Slot | None:
         """The slot to step next, taken out of the queues; None when the pool is closed."""
-        with self._changed:
+        with self._lock:
             while not self._closed and (len(self._events) >= MOST_EVENTS or not (self._new or self._begun)):
-                self._changed.wait()
+                self._idle.append(mine)
+                mine.wait()
             if self._closed:
                 return None
-            if not self._new or (self._begun and not self._new_next):
-                self._new_next = True
-                slot = self._begun.popleft()
+            first = min(self._begun, key=lambda slot: slot.due, default=None)
+            urgent = first and first.runs_dry < self._clock() + URGENT
+            if first and (not self._new or self._passed < (MOST_PASSED if urgent else 1)):
+                self._passed += 1
+                self._begun.remove(slot := first)
             else:
-                self._new_next = not self._begun
+                self._passed = 0 if self._begun else MOST_PASSED
                 slot = self._roomy() or (self._spare.pop() if self._spare else self._slot())
             for _ in range(min(self._batch - slot.engine.load, len(self._new))):
                 request = self._paced(self._new.popleft())
                 slot.engine.add(request)
+                if request.chunk_frames:
+                    slot.streams.add(request.id)
                 self._where[request.id] = slot
             self._cancel_in(slot)
             return slot
@@ -197,7 +265,8 @@ class Pool:
     def _put_back(self, slot: _Slot) -> None:
         self._cancel_in(slot)
         (self._spare if slot.engine.idle else self._begun).append(slot)
-        self._changed.notify_all()
+        if len(self._begun) + len(self._new) > 1:  # more than the worker that comes from it takes
+            self._wake()
 
     @staticmethod
     def _cancel_in(slot: _Slot) -> None:
@@ -205,14 +274,29 @@ class Pool:
             slot.engine.cancel(request_id)
         slot.cancelled.clear()
 
-    def _give(self, events: list[Event]) -> None:
+    def _give(self, events: list[Event]) -> list[Event]:
+        """Keeps the events for who reads them, or gives back those that are to be told."""
+        kept = []
         for event in events:
             queued = self._queued[event.request_id]  # an engine sees a request only when a worker is free
-            self._events.append(replace(event, times={**event.times, "queued": queued}))
+            kept.append(replace(event, times={**event.times, "queued": queued}))
             if event.done:
                 del self._where[event.request_id]
-        if events:
-            self._changed.notify_all()
+        if self._listener is None:
+            self._events += kept
+            self._news.notify_all()
+            return []
+        return kept
+
+    def _tell(self, events: list[Event]) -> None:
+        """Without the lock: the listener may take its time."""
+        for event in events:
+            assert self._listener is not None
+            self._listener(event)
+            if event.done:
+                with self._lock:
+                    del self._queued[event.request_id]
+                    self._news.notify_all()
 
     def _slot(self) -> _Slot:
         return _Slot(Engine(self.bundle, max_batch=self._batch, clock=self._clock, sessions=self._sessions))

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import select
 import signal
 import sys
 import threading
@@ -19,10 +20,11 @@ import traceback
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
 from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.errors import VivaceError
@@ -37,6 +39,7 @@ WARM_TEXT = (
     "This is a sentence to warm up with. And another one, which goes on for as long as sentences of prose do, with a "
     "clause here and another clause there, so that what a long text needs is known before the first one comes."
 )
+AT_ONCE = 16_384  # bytes that a pipe takes without waiting if it takes any (Linux: a quarter of its room is free)
 TOGETHER = 32  # requests that a model which moves in steps speaks at once, if its cache has room for them
 
 
@@ -68,8 +71,9 @@ class Plan:
 
 
 class Runner:
-    """A process that speaks the bundle at `path`. `limit` bounds the requests that have not ended; `died` is called
-    when the process ends by itself."""
+    """A process that speaks the bundle at `path`. `limit` bounds the requests that have not ended; `died` and
+    `lost` are called when the process ends by itself. The first start warms all sizes, so that memory is at its most
+    when it is measured; a start after a death is to be quick."""
 
     def __init__(self, path: Path, plan: Plan, *, limit: int = 256, start_seconds: float = 120.0) -> None:
         self.path, self.plan = path, plan
@@ -78,10 +82,11 @@ class Runner:
         self._process: Any = None
         self._pipe: Connection | None = None
         self._stopping = False
-        self._outbox: SimpleQueue[Any] = SimpleQueue()
+        self._outbox = _Outbox()
         self.megabytes = 0.0
         self.heard = 0.0  # time.monotonic() of its last word
         self.died: Callable[[], None] = lambda: None
+        self.lost: Callable[[], None] = lambda: None
 
     @property
     def pid(self) -> int:
@@ -113,7 +118,7 @@ class Runner:
         try:
             mine, theirs = context.Pipe()
             process = context.Process(
-                target=_work, args=(theirs, self.path, self.plan, self._limit), daemon=True,
+                target=_work, args=(theirs, self.path, self.plan, self._limit, not self.megabytes), daemon=True,
                 name=f"vivace {self.path.name}",
             )  # fmt: skip
             # It ignores SIGTERM, and interpreters that end wait for their children.
@@ -131,10 +136,10 @@ class Runner:
             _kill(process, mine)
             raise Died(f"{self.path.name} cannot be served: {problem}")
         self._process, self._pipe, self._stopping = process, mine, False
-        self._outbox = SimpleQueue()
+        self._outbox = _Outbox(mine)
         loop = asyncio.get_running_loop()
-        for todo in ((self._listen, loop, process, mine), (_write, self._outbox, mine)):
-            threading.Thread(target=todo[0], args=todo[1:], daemon=True, name="vivace-pipe").start()
+        for todo, *given in ((self._listen, loop, process, mine), (self._outbox.write,)):
+            threading.Thread(target=todo, args=given, daemon=True, name="vivace-pipe").start()
 
     async def _first_words(self, process: Any, pipe: Connection) -> str:
         try:
@@ -188,7 +193,7 @@ class Runner:
     def _send(self, message: Any) -> None:
         if self._pipe is None:
             raise Died(f"the process of {self.path.name} died")
-        self._outbox.put(message)
+        self._outbox.send(message)
 
     def _listen(self, loop: asyncio.AbstractEventLoop, process: Any, pipe: Connection) -> None:
         """In a thread: the child's events, handed to the loop."""
@@ -207,21 +212,56 @@ class Runner:
         if process is not self._process:
             return
         self._pipe = None
-        self._outbox.put(None)
+        self._outbox.close()
         for request_id, own in self._heard.items():
             own.put_nowait(Event(request_id, done=True, reason="error", error=_GONE, blame="model"))
         if not self._stopping:
+            self.lost()
             self.died()
 
 
 _GONE = "the process died"
 
 
-def _write(outbox: SimpleQueue[Any], pipe: Connection) -> None:
-    """In a thread: a child that does not read holds up nobody else."""
-    with contextlib.suppress(OSError, ValueError):
-        while (message := outbox.get()) is not None:
-            pipe.send(message)
+class _Outbox:
+    """Messages to the child, in their order. What the pipe takes at once is written at once; the rest by a thread, so
+    that a child that does not read holds up nobody else. `send` and `close` are for one thread."""
+
+    def __init__(self, pipe: Connection | None = None) -> None:
+        self._pipe = pipe
+        self._writable = select.poll()
+        if pipe is not None:
+            self._writable.register(pipe, select.POLLOUT)
+        self._waiting: SimpleQueue[bytes | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._unsent = 0
+
+    def send(self, message: Any) -> None:
+        assert self._pipe is not None
+        data = bytes(ForkingPickler.dumps(message))
+        with self._lock:
+            idle = not self._unsent
+            self._unsent += 1
+        if idle and len(data) <= AT_ONCE and self._writable.poll(0):
+            with contextlib.suppress(OSError):  # a child that is gone is noticed by who listens to it
+                self._pipe.send_bytes(data)
+            self._sent()
+        else:
+            self._waiting.put(data)
+
+    def write(self) -> None:
+        assert self._pipe is not None
+        with contextlib.suppress(OSError, ValueError):
+            while (data := self._waiting.get()) is not None:
+                self._pipe.send_bytes(data)
+                self._sent()
+
+    def close(self) -> None:
+        self._waiting.put(None)
+
+    def _sent(self) -> None:
+        with self._lock:
+            self._unsent -= 1
 
 
 def _kill_started(process: Any) -> None:
@@ -235,29 +275,27 @@ def _kill(process: Any, pipe: Connection) -> None:
     pipe.close()
 
 
-def _work(pipe: Connection, path: Path, plan: Plan, limit: int) -> None:
+def _work(pipe: Connection, path: Path, plan: Plan, limit: int, warm: bool) -> None:
     """The child, until it is stopped or its parent dies."""
     for ignored in (signal.SIGINT, signal.SIGTERM):  # the parent decides
         signal.signal(ignored, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True, name="vivace-parent").start()
     code = 1
     try:
-        _speak(pipe, path, plan, limit)
+        _speak(pipe, path, plan, limit, warm=warm)
         code = 0
     except Exception:  # noqa: BLE001 - told, and the process ends with it
         traceback.print_exc()
     finally:
-        # Not by the interpreter's end: it tears down threads that are inside a runtime, which C++ does not survive.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _leave(code)
 
 
-def open_pool(path: Path, plan: Plan, limit: int) -> Pool:
+def open_pool(path: Path, plan: Plan, limit: int, *, warm: bool = True) -> Pool:
     """A pool for a process of its own, which has spoken its first words. Raises VivaceError if it cannot."""
     sys.setswitchinterval(5e-4)  # seconds; audio that is ready must not wait for those who make more
     options = RuntimeOptions(threads=plan.threads)
-    pool = Pool(open_bundle(path), plan.workers, options, batch=plan.batch, limit=max(2 * limit, plan.workers))
+    most = max(2 * limit, plan.workers)
+    pool = Pool(open_bundle(path), plan.workers, options, batch=plan.batch, warm=warm, limit=most)
     for k in range(plan.workers):
         pool.submit(Request(f"warm {k}", WARM_TEXT, chunk_frames=FIRST_CHUNK))
     for event in list(pool.events()):
@@ -273,17 +311,16 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _speak(pipe: Connection, path: Path, plan: Plan, limit: int) -> None:
+def _speak(pipe: Connection, path: Path, plan: Plan, limit: int, *, warm: bool) -> None:
     """Says why the bundle cannot be spoken, or nothing, and its memory; then speaks what is asked for."""
     try:
-        pool, problem = open_pool(path, plan, limit), ""
+        pool, problem = open_pool(path, plan, limit, warm=warm), ""
     except Exception as error:  # noqa: BLE001 - told to the parent
         problem = str(error) if isinstance(error, VivaceError) else f"{type(error).__name__}: {error}"
     pipe.send((problem, resident("VmHWM")))
     if problem:
         return
-    asked, stopping = threading.Event(), threading.Event()
-    sending = threading.Lock()
+    asked, sending = threading.Event(), threading.Lock()
 
     def send(event: Event) -> None:
         with sending, contextlib.suppress(OSError):
@@ -304,15 +341,21 @@ def _speak(pipe: Connection, path: Path, plan: Plan, limit: int) -> None:
                         except VivaceError as error:
                             send(Event(body.id, done=True, reason="error", error=str(error), blame="model"))
                     asked.set()
-        finally:
-            stopping.set()
-            asked.set()
+        except Exception:  # noqa: BLE001 - told, and the process ends with it
+            traceback.print_exc()
+            _leave(1)
+        _leave(0)
 
+    pool.tell(send)
     threading.Thread(target=receive, daemon=True).start()
-    while not stopping.is_set():
-        asked.wait()
+    while asked.wait():
         asked.clear()
-        for event in pool.events():
-            send(event)
-            if stopping.is_set():
-                return
+        for _ in pool.events():  # none: it waits until all are told, and raises if a worker has died
+            pass
+
+
+def _leave(code: int) -> NoReturn:
+    """Not by the interpreter's end: it tears down threads that are inside a runtime, which C++ does not survive."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

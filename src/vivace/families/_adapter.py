@@ -5,6 +5,9 @@ A model that listens:   {"task": "labels", "labels": ["yes", "no"], "seconds": 1
                         (or "features": {"kind": "samples", "rate": 16000})
 A model that speaks:    {"task": "speech", "rate": 8000, "hop": 80, "characters": "abc .", "lowercase": true}
                         (ids of characters in, samples out, `hop` of them for each frame)
+  or, of frames:        {"task": "speech", "text": {"front_end": "piper", ...}, "durations": {"20": 6.5, ...},
+                         "context": 2, "places": 16, "mel": {"rate": 22050, "fft": 1024, "hop": 256, "mels": 80}}
+                        (ids of frames in, log-mels out: see _mel_speaker)
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ KEYS = {
     "labels": {"task", "labels", "features", "seconds", "input"},
     "speech": {"task", "rate", "hop", "characters", "lowercase", "language", "input"},
 }
+FRAME_KEYS = {"task", "text", "durations", "context", "places", "mel", "input"}
 Adapter = Mapping[str, Any]
 
 
@@ -51,11 +55,12 @@ def read(path: Path) -> Adapter:
         raise ModelError(f"{path} is not readable JSON ({error})") from None
     if not isinstance(data, dict) or data.get("task") not in TASKS:
         raise ModelError(f'{path}: "task" must be one of {", ".join(TASKS)}')
-    unknown = sorted(set(data) - KEYS[data["task"]])
-    if unknown:
-        raise ModelError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(sorted(KEYS[data['task']]))}")
+    framed = data["task"] == "speech" and "mel" in data
+    known = FRAME_KEYS if framed else KEYS[data["task"]]
+    if unknown := sorted(set(data) - known):
+        raise ModelError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
     try:
-        (_labels if data["task"] == "labels" else _speech)(data)
+        (_labels if data["task"] == "labels" else _frames if framed else _speech)(data)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ModelError(f"{path}: {error}") from None
     return data
@@ -63,7 +68,9 @@ def read(path: Path) -> Adapter:
 
 def rate(adapter: Adapter) -> int:
     """Hz of the clips that the model hears or speaks."""
-    return int(adapter["rate"] if adapter["task"] == "speech" else adapter["features"].get("rate", 16000))
+    if adapter["task"] == "labels":
+        return int(adapter["features"].get("rate", 16000))
+    return int(adapter["mel"]["rate"] if "mel" in adapter else adapter["rate"])
 
 
 def features(adapter: Adapter) -> Callable[[Any], Any]:
@@ -94,12 +101,7 @@ def _labels(data: dict[str, Any]) -> None:
     given = dict(data.get("features") or {})
     if given.pop("kind", None) not in ("log_mel", "samples"):
         raise ValueError('"features" needs "kind": "log_mel" or "samples"')
-    known = {f.name for f in fields(LogMel)} if data["features"]["kind"] == "log_mel" else {"rate"}
-    if unknown := sorted(set(given) - known):
-        raise ValueError(f"unknown field {unknown[0]!r} in features; known: {', '.join(sorted(known))}")
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise ValueError(f"features: {name} is {value!r}; it must be a number of 0 or more")
+    _numbers("features", given, {f.name for f in fields(LogMel)} if data["features"]["kind"] == "log_mel" else {"rate"})
     if not 4000 <= rate(data) <= 192_000:
         raise ValueError(f"features: rate is {rate(data)}; it must be from 4000 to 192000 Hz")
     seconds = data.get("seconds", 1.0)
@@ -107,11 +109,40 @@ def _labels(data: dict[str, Any]) -> None:
         raise ValueError(f'"seconds" is {seconds!r}; it must be above 0')
 
 
-def _speech(data: dict[str, Any]) -> None:
-    for name, low, high in (("rate", 4000, 192_000), ("hop", 1, 65536)):
+def _numbers(where: str, given: Mapping[str, Any], known: set[str]) -> None:
+    if unknown := sorted(set(given) - known):
+        raise ValueError(f"unknown field {unknown[0]!r} in {where}; known: {', '.join(sorted(known))}")
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise ValueError(f"{where}: {name} is {value!r}; it must be a number of 0 or more")
+
+
+def _whole(where: str, data: Mapping[str, Any], *limits: tuple[str, int, int]) -> None:
+    for name, low, high in limits:
         value = data.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f'"{name}" is {value!r}; it must be a whole number from {low} to {high}')
+            raise ValueError(f'{where}"{name}" is {value!r}; it must be a whole number from {low} to {high}')
+
+
+def _frames(data: dict[str, Any]) -> None:
+    for name in ("mel", "text", "durations"):
+        if not isinstance(data.get(name), dict) or not data[name]:
+            raise ValueError(f'"{name}" must be there, with its fields')
+    mel, text, durations = data["mel"], data["text"], data["durations"]
+    _numbers("mel", mel, {f.name for f in fields(LogMel)})
+    _whole("mel: ", mel, ("rate", 4000, 192_000), ("fft", 64, 16384), ("mels", 1, 512))
+    _whole("mel: ", mel, ("hop", 1, mel["fft"] // 2))
+    _whole("", data, ("context", 0, 16), ("places", 1, 1024))
+    if not isinstance(text.get("front_end"), str):
+        raise ValueError('"text" needs "front_end", the way to read: "piper", for instance')
+    for name, value in durations.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 10_000
+        if not name.isdecimal() or not number:
+            raise ValueError(f'"durations": {name!r}: {value!r} is no id with its mean number of frames')
+
+
+def _speech(data: dict[str, Any]) -> None:
+    _whole("", data, ("rate", 4000, 192_000), ("hop", 1, 65536))
     characters = data.get("characters")
     if not isinstance(characters, str) or not characters or len(set(characters)) != len(characters):
         raise ValueError('"characters" must be a text in which each character stands once; its id is its place')

@@ -1,9 +1,11 @@
 """How a decoder keeps keys and values between its steps: as float32, float16, or int8 with a scale of every head and
 position (symmetric).
 
-The step takes what is kept as it is and widens it inside; its own new key and value are rounded on their way out only.
-The scale of a key multiplies its score and that of a value its share of attention, which is one number where the key
-or value has many.
+The step's own new key and value are rounded on their way out only. float16 is widened inside the step. int8 is
+multiplied as it is, so that a quarter of the bytes is read: a query, and the shares of attention, are rounded to 7 bits
+with a scale of their own row and head (8 bits would overflow x86 without VNNI, which adds two products in 16 bits). The
+scale of a key multiplies its score and that of a value its share of attention, which is one number where the key or
+value has many.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 
 KEPT = ("fp32", "fp16", "int8")
 LARGEST = 127
+MIDDLE = 64  # of 7 bits: what stands for 0 in a query
 SMALLEST = 1e-12  # of a peak: a key of zeros has a scale too
 
 
@@ -57,34 +60,48 @@ class _Narrow:
                 for k, found in enumerate(names):
                     names[k] = {name: wide, new.name: f"new.{wide}"}.get(found, found)
         value.type.tensor_type.elem_type = new.type.tensor_type.elem_type = self._type
-        self._node(self._first, "Cast", wide, [name], wide, to=TensorProto.FLOAT)
         fresh = f"new.{wide}"
         if self._int8:
-            self._scaled(wide, f"{name}.scale", is_key)
+            self._multiplied(name, wide, is_key)
             self._add_scale(name, shape[:2], new)
-            peak = self._node(self._last, "Abs", fresh, [fresh], f"{fresh}.size")
-            axis = 2 if is_key else 3
-            peak = self._node(self._last, "ReduceMax", fresh, [peak], f"{fresh}.peak", axes=[axis], keepdims=1)
-            peak = self._node(self._last, "Max", fresh, [peak, "kept.smallest"], f"{fresh}.above")
-            scale = self._node(self._last, "Div", f"{fresh}.scale", [peak, "kept.largest"], f"{new.name}.scale")
+            scale = self._scale(self._last, fresh, 2 if is_key else 3, "kept.largest", f"{new.name}.scale")
             fresh = self._node(self._last, "Div", fresh, [fresh, scale], f"{fresh}.steps")
             fresh = self._node(self._last, "Round", fresh, [fresh], f"{fresh}.whole")
+        else:
+            self._node(self._first, "Cast", wide, [name], wide, to=TensorProto.FLOAT)
         self._node(self._last, "Cast", new.name, [fresh], new.name, to=self._type)
 
-    def _scaled(self, wide: str, scale: str, is_key: bool) -> None:
-        """The product with a key is scaled, or the share of attention that a value is multiplied with."""
-        from onnx import helper
+    def _scale(self, place: list[Any], name: str, axis: int, largest: str, output: str) -> str:
+        """What makes the peak along an axis of `name` the largest whole number."""
+        peak = self._node(place, "Abs", name, [name], f"{name}.size")
+        peak = self._node(place, "ReduceMax", name, [peak], f"{name}.peak", axes=[axis], keepdims=1)
+        peak = self._node(place, "Max", name, [peak, "kept.smallest"], f"{name}.above")
+        return self._node(place, "Div", f"{name}.scale", [peak, largest], output)
+
+    def _multiplied(self, name: str, wide: str, is_key: bool) -> None:
+        """Whole numbers are multiplied with what is kept, and the product is scaled."""
+        from onnx import TensorProto
 
         nodes = self._model.graph.node
         at, product = next((k, node) for k, node in enumerate(nodes) if node.input[1:2] == [wide])
-        source = f"{product.output[0]}.unscaled" if is_key else product.input[0]
-        target = product.output[0] if is_key else f"{wide}.share"
-        mul = helper.make_node("Mul", [source, scale], [target], name=f"/{scale}/Mul")
+        left, out, made = product.input[0], product.output[0], list[Any]()
+        if not is_key:
+            left = self._node(made, "Mul", f"{name}.share", [left, f"{name}.scale"], f"{out}.share")
+        scale = self._scale(made, left, 3, "kept.middle" if is_key else "kept.largest", f"{left}.scale")
+        x = self._node(made, "Div", left, [left, scale], f"{left}.steps")
+        x = self._node(made, "Round", left, [x], f"{left}.whole")
         if is_key:
-            product.output[0] = source
-        else:
-            product.input[0] = target
-        nodes.insert(at + is_key, mul)
+            x = self._node(made, "Add", left, [x, "kept.zero"], f"{left}.shifted")
+        x = self._node(made, "Cast", left, [x], f"{left}.bytes", to=TensorProto.UINT8)
+        zero = ["kept.zero.bytes"] if is_key else []
+        x = self._node(made, "MatMulInteger", out, [x, name, *zero], f"{out}.whole")
+        x = self._node(made, "Cast", out, [x], f"{out}.wide", to=TensorProto.FLOAT)
+        if is_key:
+            x = self._node(made, "Mul", f"{out}.query", [x, scale], f"{out}.unscaled")
+        self._node(made, "Mul", out, [x, f"{name}.scale" if is_key else scale], out)
+        del nodes[at]
+        for node in reversed(made):
+            nodes.insert(at, node)
 
     def _add_scale(self, name: str, rows: list[Any], new: Any) -> None:
         from onnx import TensorProto, helper
@@ -103,7 +120,9 @@ class _Narrow:
         del graph.node[:]
         graph.node.extend(nodes)
         if self._int8:
-            for name, value in (("kept.largest", LARGEST), ("kept.smallest", SMALLEST)):
-                graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+            constants = {"largest": LARGEST, "middle": MIDDLE - 1, "zero": MIDDLE, "smallest": SMALLEST}
+            for name, value in constants.items():
+                graph.initializer.append(numpy_helper.from_array(np.float32(value), f"kept.{name}"))
+            graph.initializer.append(numpy_helper.from_array(np.uint8(MIDDLE), "kept.zero.bytes"))
         checker.check_model(self._model)
         return self._model

@@ -61,5 +61,12 @@ def _centred(frames: Array) -> Array:
 
 
 def _loop(frames: Array, shortest: int, longest: int) -> float:
-    """How far the frames are from those one period before, for the period that suits them best: root mean square."""
-    return min(_size(frames[:, period:] - frames[:, :-period]) for period in range(shortest, longest + 1))
+    """How far the frames are from those one period before, for the period that suits them best: root mean square.
+    From all products of two frames at once: |a - b|^2 = aa + bb - 2ab."""
+    products = np.matmul(frames.T, frames, dtype=np.float64)
+    sizes = np.cumsum(np.diagonal(products))
+    found = []
+    for period in range(shortest, longest + 1):
+        apart = sizes[-1] - sizes[period - 1] + sizes[-period - 1] - 2 * np.trace(products, offset=period)
+        found.append(max(0.0, apart) / (frames.shape[0] * (frames.shape[1] - period)))
+    return float(np.sqrt(min(found)))

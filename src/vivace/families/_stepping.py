@@ -121,8 +121,10 @@ class Stepping(ABC):
         return {name: made[name][:, 0] for name in made if not name.startswith("new.")}
 
     def _check(self, rows: Sequence[Row], frames: Array) -> None:
-        if bad := [row for row, own in zip(rows, frames, strict=True) if not np.isfinite(own).all()]:
-            raise ModelError(f"the model made frames that are not numbers, after {bad[0].total_frames} good ones")
+        good = np.isfinite(frames).reshape(len(rows), -1).all(axis=1)
+        if not good.all():
+            after = rows[int(np.argmin(good))].total_frames
+            raise ModelError(f"the model made frames that are not numbers, after {after} good ones")
 
     def _last(self, row: Row) -> Array:
         """What a step is told of the last one, flat; zeros before the first."""

@@ -23,6 +23,10 @@ FILE = "model.onnx"
 
 def opened(bundle: Bundle, sessions: Mapping[str, Session]) -> Classifier | Speaker:
     adapter = json.loads(bundle.file(_adapter.ADAPTER).read_text(encoding="utf-8"))
+    if "mel" in adapter:
+        from vivace.families._mel_speaker import MelSpeaker  # it is made of Speaker
+
+        return MelSpeaker(bundle, adapter, sessions[STAGE])
     kind = Classifier if adapter["task"] == "labels" else Speaker
     return kind(bundle, adapter, sessions[STAGE])
 
@@ -117,10 +121,13 @@ class Speaker:
         self._type = spec[self._input].dtype
 
     def encode(self, request: Request) -> Iterator[Array]:
-        if request.voice and request.voice != self._bundle.name:
-            raise UsageError(f"unknown voice {request.voice!r}; known: {self._bundle.name}")
+        self._check_voice(request)
         front_end = registry.load("text", "characters")
         return (np.array(ids, self._type) for ids in front_end.tokens(request.text, self._adapter))
+
+    def _check_voice(self, request: Request) -> None:
+        if request.voice and request.voice != self._bundle.name:
+            raise UsageError(f"unknown voice {request.voice!r}; known: {self._bundle.name}")
 
     def advance(self, rows: Sequence[Row]) -> None:
         for row in rows:

@@ -12,7 +12,7 @@ from vivace.core.audio import Audio
 from vivace.core.bundle import Bundle
 from vivace.core.errors import UsageError
 from vivace.core.speech import FIRST_CHUNK, Request, Row
-from vivace.core.stage import Array, Session
+from vivace.core.stage import Array, Session, seeded
 from vivace.families import _vits_graph as vits
 from vivace.families._vits_windows import FLOW_WINDOW, WINDOW, Vocoder
 
@@ -44,6 +44,13 @@ class Voice:
             int(defaults.get("window", WINDOW)),
             multiple=int(defaults.get("frame_multiple", 1)),
         )
+
+    def warm(self) -> None:
+        """See Vocoder.warm."""
+        request = Request("warm", "a")
+        row = Row(request, np.zeros(1, np.int64), seeded(0))
+        self._advance([row], np.array(self._scales(request), np.float32))
+        self._vocoder.warm(row.state["prior"])
 
     def encode(self, request: Request) -> Iterator[Array]:
         self._speaker(request)

@@ -16,6 +16,7 @@ from vivace.families import _vits_graph as vits
 
 WINDOW = 256  # frames that the decoder makes at once
 FLOW_WINDOW = 2048  # of the flow, which sees further and holds less
+FLOW_WARM = 768  # frames: longer runs of the flow are rare in streams
 STEP = 16  # the last window of a row is a multiple of this: few sizes, for runtimes that compile for each
 
 
@@ -44,6 +45,18 @@ def windows(start: int, stop: int, total: int, overlap: int, size: int) -> Itera
         start = ready
 
 
+def padded(frames: int, multiple: int) -> int:
+    """The next size: every multiple up to eight, every second one up to sixteen, every fourth above. What is compiled
+    for a size stays in memory, and a sixteenth of padding is all that fewer cost."""
+    grain = next((multiple * k for k in (1, 2) if frames <= 8 * multiple * k), 4 * multiple) if multiple > 1 else 1
+    return -(-frames // grain) * grain
+
+
+def sizes(most: int, multiple: int) -> list[int]:
+    """All of them, up to `most` frames."""
+    return sorted({padded(frames, multiple) for frames in range(1, most + 1)})
+
+
 @dataclass(frozen=True, eq=False)
 class Latent:
     """The latent [channels, frames] of a row from frame `first` on, as far as it is made."""
@@ -60,8 +73,8 @@ class Latent:
 class Vocoder:
     """Prior in, samples out, window by window. `flow_overlap` None (not known): the flow runs in one piece.
 
-    What the stages are given is padded to a multiple of `multiple` frames, and masked: for runtimes that compile for
-    every length. Above 1 the decoder must take a mask; a flow always does.
+    What the stages are given is padded to sizes that are multiples of `multiple` frames (see padded), and masked: for
+    runtimes that compile for every length. Above 1 the decoder must take a mask; a flow always does.
     """
 
     flow: Session
@@ -118,6 +131,16 @@ class Vocoder:
             pieces.append(made[:, window.start - window.left : window.stop - window.left])
         return Latent(kept.first, np.concatenate(pieces, axis=1))
 
+    def warm(self, prior: Mapping[str, Array]) -> None:
+        """Runs both stages at every size that a stream may meet, on a prior of any length."""
+        if self.multiple == 1:
+            return
+        for size in sizes(FLOW_WARM, self.multiple):
+            feed = {n: np.resize(a, (*a.shape[:2], size)) if a.ndim == 3 else a for n, a in prior.items()}
+            latent = self.flow.run(feed)[vits.LATENT]
+            if size <= padded(self.window + 2 * self.overlap, self.multiple):
+                self.decoder.run({**feed, vits.MASK: np.ones((1, 1, size), np.float32), vits.LATENT: latent})
+
     def _padded(self, array: Array) -> Array:
-        short = -array.shape[-1] % self.multiple
+        short = padded(array.shape[-1], self.multiple) - array.shape[-1]
         return np.pad(array, ((0, 0), (0, 0), (0, short))) if short else np.ascontiguousarray(array)

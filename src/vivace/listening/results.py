@@ -67,9 +67,14 @@ class Results:
         """Listeners who answered something and are not counted."""
         return sum(v.answered > 0 and not v.counted for v in self.verdicts)
 
+    @property
+    def not_begun(self) -> int:
+        return sum(v.answered == 0 for v in self.verdicts)
+
     def plain(self) -> dict[str, Any]:
         """As JSON: bounds that are not known are null."""
-        data = asdict(self) | {"counted": self.counted, "screened_out": self.screened_out}
+        counts = {"counted": self.counted, "screened_out": self.screened_out, "not_begun": self.not_begun}
+        data = asdict(self) | counts
         return dict(_finite(data))
 
 

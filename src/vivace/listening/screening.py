@@ -74,7 +74,9 @@ def _judge(
     good = [passed(a, usual) for a in checks]
     hasty = sum(a.seconds is None or a.seconds < HEARD_SHARE * a.length for a in done)
     reason = ""
-    if not checks or not plain:
+    if not done:
+        reason = "has not begun"
+    elif not checks or not plain:
         reason = "has answered too little to be judged"
     elif _log_odds(checks, good) < 0:
         reason = f"heard {sum(good)} of {len(good)} checks"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import sqlite3
 import time
@@ -20,9 +21,10 @@ from vivace.core.errors import UsageError, VivaceError
 from vivace.listening.design import ANSWERS, Clip, Design, Trial, plan
 from vivace.listening.links import LinkRefused, Pass, sign, verify
 
-SCHEMA = 1
+SCHEMA = 2
 LISTENER, OWNER = "listener", "results"
 MOST_COMMENTS = 200  # of one listener
+NAMELESS = "listener"  # and a number
 _TABLES = """
 create table about (key text primary key, value text not null) strict;
 create table systems (id integer primary key, name text not null unique, digest text not null) strict;
@@ -32,6 +34,7 @@ create table clips (
   damaged integer not null, seconds real not null, data blob not null
 ) strict;
 create table listeners (id integer primary key, name text not null, created real not null) strict;
+create table links (listener integer references listeners, made real not null, expires real not null) strict;
 create table trials (
   listener integer not null references listeners, position integer not null, first integer not null references clips,
   second integer references clips, expected text not null, heard real, primary key (listener, position)
@@ -66,6 +69,18 @@ class System:
 
     name: str
     digest: str = ""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link that was made: for whom (None: to the results), in seconds since 1970; `answered` of `trials` by its
+    listener."""
+
+    name: str | None
+    made: float
+    expires: float
+    answered: int
+    trials: int
 
 
 @dataclass(frozen=True)
@@ -125,7 +140,8 @@ def create(
 
 
 class Store:
-    """Opens the file for each call: any number of threads and processes may use it at once.
+    """Opens the file for each call: any number of threads and processes may use it at once. `seed`: with which its
+    bundles spoke.
 
     Raises UsageError for a file that is no listening test, VivaceError where it cannot be read or written.
     """
@@ -138,13 +154,16 @@ class Store:
             with self._open() as db:
                 found = {key: json.loads(value) for key, value in db.execute("select key, value from about")}
                 if found["schema"] != SCHEMA:
-                    raise UsageError(f"{path} has schema {found['schema']}, this Vivace reads {SCHEMA}: update Vivace")
+                    raise UsageError(
+                        f"{path} was made by another version of Vivace (schema {found['schema']}, this one reads "
+                        f"{SCHEMA}); use that version"
+                    )
                 self.systems = [System(*row) for row in db.execute("select name, digest from systems order by id")]
                 self.texts = [text for (text,) in db.execute("select text from texts order by id")]
                 rows = db.execute("select id, system, text, damaged from clips order by id")
                 self._clips = {row[0]: Clip(row[0], row[1], row[2], bool(row[3])) for row in rows}
             self.design = Design(*(found[key] for key in ("kind", "title", "margin", "per_listener", "checks")))
-            self.id, self._seed = str(found["id"]), int(found["seed"])
+            self.id, self.seed = str(found["id"]), int(found["seed"])
             self._secret = bytes.fromhex(found["secret"])
         except (VivaceError, KeyError, ValueError, TypeError) as error:
             if isinstance(error, UsageError):
@@ -152,20 +171,66 @@ class Store:
             raise UsageError(f"{path} is no listening test of Vivace; make one with: vivace listen create") from None
 
     def invite(self, name: str = "") -> int:
-        """A new listener with trials of their own; the number that their link names."""
+        """A new listener with trials of their own; the number that their link names. Raises UsageError for a name that
+        somebody has."""
+        return self.invite_all([name])[0]
+
+    def invite_all(self, names: Sequence[str]) -> list[int]:
+        """All of them, or nobody; "" is a listener without a name."""
         with self._open() as db:
             db.execute("begin immediate")  # two at once would get the same number
-            number = int(db.execute("select count(*) from listeners").fetchone()[0]) + 1
-            db.execute("insert into listeners values (?, ?, ?)", (number, name or f"listener {number}", self._clock()))
-            trials = plan(self.design, list(self._clips.values()), number - 1, self._seed)
-            db.executemany(
-                "insert into trials (listener, position, first, second, expected) values (?, ?, ?, ?, ?)",
-                [(number, k, t.first, t.second, t.expected) for k, t in enumerate(trials)],
-            )
+            known = {name.casefold() for (name,) in db.execute("select name from listeners")}
+            new: set[str] = set()
+            for name in filter(None, map(str.strip, names)):
+                key = name.casefold()
+                if key in known:
+                    raise UsageError(f"{name!r} is invited already; for a new link that goes on there, add --again")
+                if key in new:
+                    raise UsageError(f"{name!r} is there twice; give each listener another name")
+                if re.fullmatch(rf"{NAMELESS} \d+", key):
+                    raise UsageError(f"{name!r} is what those without a name are called; give another name")
+                new.add(key)
+            return [self._invite(db, name.strip()) for name in names]
+
+    def _invite(self, db: sqlite3.Connection, name: str) -> int:
+        number = int(db.execute("select count(*) from listeners").fetchone()[0]) + 1
+        called = name or f"{NAMELESS} {number}"
+        db.execute("insert into listeners values (?, ?, ?)", (number, called, self._clock()))
+        trials = plan(self.design, list(self._clips.values()), number - 1, self.seed)
+        db.executemany(
+            "insert into trials (listener, position, first, second, expected) values (?, ?, ?, ?, ?)",
+            [(number, k, t.first, t.second, t.expected) for k, t in enumerate(trials)],
+        )
         return number
 
+    def called(self, name: str) -> int:
+        """The listener of this name. Raises UsageError."""
+        for number, known in self.listeners().items():
+            if known.casefold() == name.strip().casefold():
+                return number
+        raise UsageError(f"nobody called {name.strip()!r} is invited; see vivace listen links")
+
+    def link(self, days: float, listener: int | None = None) -> str:
+        """The token of a new link, which is written down: for a listener, or (None) to the results."""
+        role, subject = (OWNER, "all") if listener is None else (LISTENER, str(listener))
+        token, now = self.token(role, subject, days), self._clock()
+        with self._open() as db:
+            db.execute("insert into links values (?, ?, ?)", (listener, now, now + 86_400 * days))
+        return token
+
+    def links(self) -> list[Link]:
+        """Every link that was made, the first one first."""
+        with self._open() as db:
+            rows = db.execute(
+                "select l.name, k.made, k.expires,"
+                " (select count(*) from answers a where a.listener = k.listener),"
+                " (select count(*) from trials t where t.listener = k.listener)"
+                " from links k left join listeners l on l.id = k.listener order by k.rowid"
+            )
+            return [Link(*row) for row in rows]
+
     def token(self, role: str, subject: str, days: float) -> str:
-        """For a link; `subject` of a listener is the number that `invite` gave."""
+        """What a link holds; `subject` of a listener is the number that `invite` gave."""
         if not 0 < days <= 3650:
             raise UsageError(f"a link for {days:g} days is not possible; give it a part of a day up to ten years")
         return sign(self._secret, role, f"{self.id}-{subject}", self._clock() + 86_400 * days)
@@ -264,4 +329,4 @@ def trials_of(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     return [{"clips": 1 if a.second is None else 2, "answer": a.answer} for a in answers]
 
 
-__all__ = ["Answer", "Closed", "Recording", "Store", "System", "Trial", "create", "trials_of"]
+__all__ = ["Answer", "Closed", "Link", "Recording", "Store", "System", "Trial", "create", "trials_of"]

@@ -23,7 +23,7 @@ from vivace.passes import _calibration, _onnx
 
 SUMMARY = "Computes chosen layers in INT8, with activation ranges calibrated on real sentences"
 NEEDS = frozenset({"calibration"})
-VERSION = "1"
+VERSION = "2"
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 ELEMENTWISE = ("Add", "LeakyRelu", "Mul", "Sigmoid")
 SMALLEST_SCALE = 1e-12
@@ -217,7 +217,9 @@ class _Writer:
         name = _onnx.node_name(node)
         along = scale.reshape([-1 if k == axis else 1 for k in range(weight.ndim)]) if len(scale) > 1 else scale
         whole = np.clip(np.round(weight / along), -largest, largest).astype(np.int8)
-        inputs = [x.name, self.stored(f"{name}/weight", whole, scale, axis)]
+        # ONNX Runtime has an integer kernel for a matrix product only if its weight's zero point is written, though 0.
+        zero = None if node.op_type == "Conv" else np.zeros(scale.shape, np.int8)
+        inputs = [x.name, self.stored(f"{name}/weight", whole, scale, axis, zero)]
         if bias is not None:
             step = (np.float32(x.scale) * scale).astype(np.float32)
             whole = np.round(bias / step.astype(np.float64)).astype(np.int32)
@@ -278,13 +280,15 @@ class _Writer:
         return self.done[target]
 
     def stored(self, name: str, whole: Array, scale: Array, axis: int | None, zero: Array | None = None) -> str:
-        """A quantized constant and the node that dequantizes it; returns the name of the latter's output."""
+        """A quantized constant and the node that dequantizes it; returns the name of the latter's output. Without
+        `zero` the grid is symmetric and no zero point is written: of a weight and its 32-bit bias those are five
+        bytes for every channel."""
         from onnx import helper
 
         if scale.size == 1:
             scale, axis = scale.reshape(()), None
-        zero = np.zeros(scale.shape, whole.dtype) if zero is None else zero
-        inputs = [self.constant(f"{name}/{k}", v) for k, v in (("quantized", whole), ("scale", scale), ("zero", zero))]
+        parts = {"quantized": whole, "scale": scale} | ({} if zero is None else {"zero": zero.reshape(scale.shape)})
+        inputs = [self.constant(f"{name}/{k}", value) for k, value in parts.items()]
         options = {} if axis is None else {"axis": axis}
         self.nodes.append(
             helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}/DequantizeLinear", **options)

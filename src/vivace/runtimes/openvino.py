@@ -1,14 +1,15 @@
-"""OpenVINO on x86 CPUs: bf16 arithmetic where the processor has it. One compiled model for each stage.
+"""OpenVINO on x86 CPUs: bf16 arithmetic where the processor has it. One compiled model for each stage and worker.
 
 `Stage.options["precision"]` is "fp32" (default) or "bf16"; a processor without bf16 computes in fp32 instead.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import cache
@@ -54,21 +55,23 @@ class _Trace:
 
 
 class OpenVinoSession:
-    """A stage compiled by OpenVINO; every calling thread gets an infer request of its own."""
+    """A stage compiled by OpenVINO, once for each worker: one of two streams would hand every run to another thread.
+    Every calling thread gets an infer request of its own."""
 
-    def __init__(self, model: Any, stage: Stage, trace: _Trace | None = None) -> None:
-        self._model = model
+    def __init__(self, models: Sequence[Any], stage: Stage, trace: _Trace | None = None) -> None:
+        self._models = list(models)
+        self._next = itertools.cycle(self._models)
         self._trace = trace
-        self._inputs = [_name(port, stage.inputs) for port in model.inputs]
-        self._outputs = [_name(port, stage.outputs) for port in model.outputs]
+        self._inputs = [_name(port, stage.inputs) for port in models[0].inputs]
+        self._outputs = [_name(port, stage.outputs) for port in models[0].outputs]
         self._own = threading.local()
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """Raises ModelError if the runtime rejects the inputs or fails inside the graph, or the session is closed."""
-        if self._model is None:
+        if not self._models:
             raise ModelError("the stage is closed; open its bundle again")
         if not hasattr(self._own, "request"):
-            self._own.request = self._model.create_infer_request()
+            self._own.request = next(self._next).create_infer_request()
         try:
             begun = time.perf_counter()
             found = self._own.request.infer({name: inputs[name] for name in self._inputs}, share_inputs=True)
@@ -86,17 +89,16 @@ class OpenVinoSession:
         return trace.events if trace else []
 
     def close(self) -> None:
-        self._model = self._trace = None
+        self._models, self._next, self._trace = [], itertools.cycle(()), None
         self._own = threading.local()
 
 
 def open(stage: Stage, path: Path, options: RuntimeOptions) -> OpenVinoSession:
     """Raises ModelError for a file that OpenVINO cannot compile."""
     wanted = stage.options.get("precision", "fp32")
-    threads = (options.threads or machine.cores()) * options.workers
     settings: dict[str, Any] = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": options.workers,
+        "INFERENCE_NUM_THREADS": options.threads or machine.cores(),
+        "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "bf16" if wanted == "bf16" and "bf16" in precisions() else "f32",
         # A pinned pool would fight with whatever else runs on its cores, another runtime's threads among them.
         "ENABLE_CPU_PINNING": False,
@@ -108,7 +110,7 @@ def open(stage: Stage, path: Path, options: RuntimeOptions) -> OpenVinoSession:
     if kept:
         settings["CACHE_DIR"] = str(kept)
     try:
-        compiled = core.compile_model(str(path), "CPU", settings)
+        compiled = [core.compile_model(str(path), "CPU", settings) for _ in range(options.workers)]
         return OpenVinoSession(compiled, stage, _Trace() if options.trace else None)
     except Exception as error:
         raise ModelError(f"OpenVINO cannot load {path.name}: {_last_line(error)}") from error

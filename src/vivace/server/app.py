@@ -123,11 +123,12 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
     @app.get("/health/ready", include_in_schema=False)
     async def ready() -> JSONResponse:
-        """200 when every model has a variant that is warm and well."""
-        told = {"status": "ready" if service.ready else "not ready"}
-        if service.problem:
-            told["problem"] = service.problem
-        return JSONResponse(told, 200 if service.ready else 503)
+        """200 when every model has a variant that is warm and well; `problem` says what is wrong."""
+        trouble = service.trouble
+        told = {"status": "not ready" if trouble else "ready"}
+        if problem := "; ".join(filter(None, (trouble, service.problem))):
+            told["problem"] = problem
+        return JSONResponse(told, 503 if trouble else 200)
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

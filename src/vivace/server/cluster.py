@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -85,6 +86,7 @@ def cluster(scale: Scale, settings: Settings, address: str = "") -> Iterator[Clu
     except ImportError as error:
         raise MissingDependency(error.name or "ray", "ray") from None
 
+    session: Path | None = None  # of a Ray of our own: its folder
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         if address != "auto" and not _answers(address):
@@ -96,7 +98,7 @@ def cluster(scale: Scale, settings: Settings, address: str = "") -> Iterator[Clu
     else:
         variants = sum(len(paths) for paths in settings.models.values())
         room = max(cores(), variants * scale.most * scale.cores)
-        _start(num_cpus=room, include_dashboard=False, **quiet)
+        session = _start(num_cpus=room, include_dashboard=False, **quiet)
     head: str = ray.get_runtime_context().gcs_address
     try:
         logging.getLogger("ray").setLevel(logging.WARNING)
@@ -108,15 +110,26 @@ def cluster(scale: Scale, settings: Settings, address: str = "") -> Iterator[Clu
             _end()
         ray.shutdown()
         logging.getLogger("ray.serve").setLevel(logging.CRITICAL + 1)  # a thread of its lives on and complains
+        if session and sys.exc_info()[0] is None:  # after a failure its logs are wanted
+            _tidy(session)
 
 
-def _start(**options: Any) -> None:
-    """Raises VivaceError. On a busy machine Ray's own processes miss each other's time limits; they start again."""
+def _tidy(session: Path) -> None:
+    shutil.rmtree(session, ignore_errors=True)
+    latest = session.with_name("session_latest")
+    if latest.is_symlink() and not latest.exists():
+        latest.unlink(missing_ok=True)
+
+
+def _start(**options: Any) -> Path:
+    """The folder of its session, with its sockets and logs. Raises VivaceError.
+
+    On a busy machine Ray's own processes miss each other's time limits; they start again."""
     import ray
 
     for again in reversed(range(STARTS)):
         try:
-            ray.init(**options)
+            started = ray.init(**options)
         except Exception as error:  # noqa: BLE001 - Ray raises no class of its own here
             ray.shutdown()
             reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -124,7 +137,8 @@ def _start(**options: Any) -> None:
                 raise VivaceError(f"Ray does not start: {reason}; is the machine too busy?") from None
             log.warning("Ray did not start, once more: %s", reason)
         else:
-            return
+            break
+    return Path(started.address_info["session_dir"])
 
 
 def _end() -> NoReturn:

@@ -83,7 +83,8 @@ def serve(
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         signal.signal(signal.SIGTERM, _terminated)
         try:
-            asyncio.run(speak())
+            with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:  # uvloop, where it is
+                runner.run(speak())
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -116,6 +116,16 @@ def deployment(name: str, path: Path, plan: Plan, scale: Scale, limit: int) -> A
     return made.bind(str(path), scale.cores, limit)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What Ray says of a deployment: how many replicas speak, the names of all that live, and whether some are ended in
+    order, because fewer or newer ones are wanted."""
+
+    running: int = 0
+    names: frozenset[str] = frozenset()
+    ordered: bool = False
+
+
 class Replicas:
     """The replicas of the deployment `name` of the Serve application `application`. `deploy` starts them, `remove`
     ends them; where they are None, somebody else does."""
@@ -129,9 +139,11 @@ class Replicas:
         self._handle: Any = None
         self._looking: asyncio.Task[None] | None = None
         self._speaking = 0
+        self._waiting: set[asyncio.Timeout] = set()  # of requests, for the next word of a replica
         self.replicas, self.heard = 0, 0.0
         self.pid, self.megabytes = 0, 0.0
         self.died: Callable[[], None] = lambda: None
+        self.lost: Callable[[], None] = lambda: None
 
     @property
     def alive(self) -> bool:
@@ -183,7 +195,7 @@ class Replicas:
                 log.warning("%s could not be removed from the cluster: %s", self.name, error or type(error).__name__)
 
     async def speak(self, request: Request) -> AsyncGenerator[Event, None]:
-        """The request's events. Raises Died if its replica dies and the next one too.
+        """The request's events. Raises Died if its replica dies and the next one too, or if none is left.
 
         The same request gives the same samples, so the next replica begins again and goes on where the first stopped.
         """
@@ -217,7 +229,7 @@ class Replicas:
             raise Died(f"{self.name} has no replica")
         events = self._handle.speak.remote(request)
         try:
-            async for event in events:
+            while (event := await self._next(events)) is not None:
                 self.heard = time.monotonic()
                 yield event
         except (RayError, RayServeException) as error:
@@ -225,29 +237,53 @@ class Replicas:
         finally:
             events.cancel()
 
+    async def _next(self, events: Any) -> Event | None:
+        """Raises Died when no replica is left: Ray would let the request wait for a new one, for ever if none comes."""
+        try:
+            async with asyncio.timeout(None) as wait:
+                self._waiting.add(wait)
+                try:
+                    return cast("Event | None", await anext(events, None))
+                finally:
+                    self._waiting.discard(wait)
+        except TimeoutError:
+            raise Died(f"no replica of {self.name} is left") from None
+
     async def _look(self) -> None:
-        """Counts the replicas that speak, for as long as there is anybody to ask."""
-        asking: asyncio.Task[int] | None = None
-        deaf = False
+        """Counts the replicas that speak and those that died, for as long as there is anybody to ask."""
+        asking: asyncio.Task[Seen] | None = None
+        deaf, last = False, Seen()
         while True:
-            asking = asking or asyncio.create_task(_aside(partial(_running, self._application, self.name)))
+            asking = asking or asyncio.create_task(_aside(partial(_seen, self._application, self.name)))
             await asyncio.wait([asking], timeout=DEAF_SECONDS)
-            now, before_deaf, reason = self.replicas, deaf, "no answer"
+            seen, before_deaf, reason = last, deaf, "no answer"
             deaf = True
             if asking.done():
                 try:
-                    now, deaf = asking.result(), False
+                    seen, deaf = asking.result(), False
                 except Exception as error:  # noqa: BLE001 - whatever it is, there is no answer
                     reason = str(error) or type(error).__name__
                 asking = None
             if deaf and not before_deaf:
                 log.warning("Ray does not say how %s does (%s)", self.name, reason)
-            if now != self.replicas:
-                log.info("%s: %d replicas", self.name, now)
-            before, self.replicas = self.replicas, now
-            if before and not now:
-                self.died()
+            self._count(last, seen)
+            last = seen
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _count(self, last: Seen, seen: Seen) -> None:
+        died = 0 if last.ordered or seen.ordered else len(last.names - seen.names)
+        for _ in range(died):
+            self.lost()
+        if died:
+            log.warning("%s: %d of %d replicas died; Ray starts new ones", self.name, died, len(last.names))
+        if seen.running != self.replicas:
+            log.info("%s: %d replicas", self.name, seen.running)
+        before, self.replicas = self.replicas, seen.running
+        if before and not seen.running:
+            now = asyncio.get_running_loop().time()
+            for wait in self._waiting:
+                wait.reschedule(now)
+            self.died()
 
 
 async def _aside(work: Callable[[], Answer]) -> Answer:
@@ -276,12 +312,20 @@ async def _aside(work: Callable[[], Answer]) -> Answer:
     return await answered
 
 
-def _running(application: str, name: str) -> int:
+def _seen(application: str, name: str) -> Seen:
     from ray import serve
+    from ray.util import list_named_actors
 
     found = serve.status().applications.get(application)
     deployed = found.deployments.get(name) if found else None
-    return int(deployed.replica_states.get("RUNNING", 0)) if deployed else 0
+    if deployed is None:
+        return Seen(ordered=True)
+    named = f"SERVE_REPLICA::{application}#{name}#"
+    names = frozenset(actor["name"] for actor in list_named_actors(all_namespaces=True))
+    return Seen(
+        int(deployed.replica_states.get("RUNNING", 0)), frozenset(one for one in names if one.startswith(named)),
+        deployed.status in ("DOWNSCALING", "UPDATING"),
+    )  # fmt: skip
 
 
 def _after(event: Event, given: int, at: int) -> tuple[Event, int]:

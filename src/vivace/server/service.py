@@ -125,6 +125,7 @@ class Service:
             self.metrics.breaker.labels(name, v.name).set_function(partial(_state, v))
             self.metrics.up.labels(name, v.name).set_function(partial(_up, v))
             self.metrics.memory.labels(name, v.name).set_function(partial(_memory, v))
+            v.runner.lost = self.metrics.deaths.labels(name, v.name).inc
             self.metrics.replicas.labels(name, v.name).set_function(partial(_replicas, v))
             self.metrics.slots.labels(name, v.name).set_function(partial(_slots, v))
             self.metrics.batch.labels(name, v.name).set_function(partial(_batch, v))
@@ -155,8 +156,15 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether every model that is loaded has a variant that is warm and well, and there is one."""
-        loaded = [model.chain.ready for name, model in self.models.items() if self.budget.loaded(name)]
-        return not self.stopping and bool(loaded) and all(loaded)
+        return not self.trouble
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not ready; "" if it is."""
+        if self.stopping:
+            return "the server is shutting down"
+        loaded = {name: model.chain.trouble for name, model in self.models.items() if self.budget.loaded(name)}
+        return "; ".join(f"{name}: {why}" for name, why in loaded.items() if why) if loaded else "no model is loaded"
 
     def model(self, asked: str) -> Model:
         """Raises ApiError."""

@@ -303,6 +303,7 @@ def finish(
         "noise_floor": floor,
         "sensitivity": sensitivity,
         "attribution": _outcome.attribution(trials),
+        "imported": _outcome.imported(bundle),
         "budget_met": met,
         "verdict": verdict,
         "final": final.id,

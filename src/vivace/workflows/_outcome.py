@@ -53,6 +53,14 @@ def attribution(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def imported(bundle: Bundle) -> dict[str, float] | None:
+    """MB of the file that a bundle was imported from, and of the optimizer's state in it; None if it held none."""
+    saved = bundle.defaults.get("saved") or {}
+    if not saved.get("optimizer"):
+        return None
+    return {"file_mb": saved["file"] / 1e6, "optimizer_mb": saved["optimizer"] / 1e6}
+
+
 def shares(gains: list[tuple[str, float, float]]) -> list[dict[str, Any]]:
     """(pass, times as fast, MB saved) as shares of the whole: speed in logarithms (factors multiply), size in MB."""
     speed, size = sum(math.log(factor) for _, factor, _ in gains), sum(saved for _, _, saved in gains)

@@ -145,7 +145,7 @@ def variants(story: Story) -> Table | None:
         if heard:
             cells.append(people.score(heard.get(str(v.data.get("digest")))))
         rows.append(tuple(cells))
-    columns += [short(m) for m in told] + (["MOS by listeners"] if heard else [])
+    columns += [short(m) for m in told] + ([people.column(story.details)] if heard else [])
     return Table("Every variant that was tried", tuple(columns), (Group(tuple(rows)),), (1, 2), sortable=True)
 
 
@@ -166,6 +166,24 @@ def attribution(story: Story) -> Table | None:
         )
     columns = ("Pass", "Verdict", "Speed factor", "Share of speed gain", "Saved, MB", "Share of size gain", "Note")
     return table("Each pass's own share of the gain", columns, rows, (0, 1, 3, 5, 6)) if rows else None
+
+
+def sizes(story: Story) -> Table | None:
+    """What each step from the imported file to the final one took away, where optimizer state was part of it."""
+    file = story.details.get("imported")
+    known = [story.original.data.get("size_mb"), story.final.data.get("size_mb")]
+    if not file or None in known:
+        return None
+    steps = [
+        ("Imported file, with the optimizer's state", file["file_mb"]),
+        ("Without that state, which training alone needs", file["file_mb"] - file["optimizer_mb"]),
+        ("As a graph (format)", known[0]),
+        *([("After the passes that were kept", known[1])] if story.changed else []),
+    ]
+    rows = []
+    for k, (name, size) in enumerate(steps):
+        rows.append((Cell(name), Cell(megabytes(size)), Cell(quotient(steps[k - 1][1], size) if k else NONE)))
+    return table("Size, step by step", ("Step", "MB", "Of the step before"), rows)
 
 
 def _share(share: float | None) -> Cell:

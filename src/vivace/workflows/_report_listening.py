@@ -10,7 +10,26 @@ LEAD = (
     "Mean opinion scores by people who heard the clips blind, from 1 (bad) to 5 (excellent). Not a prediction. The "
     "interval holds for other listeners and other texts; who failed the screening is not counted."
 )
+SAME = "People heard the same sentences that the metrics were taken on."
+OTHER = (
+    "People heard other sentences than the metrics were taken on: compare voices by the one or by the other, never the "
+    "two."
+)
 COLUMNS = ("System", "MOS by listeners ↑", "Listeners", "Clips", "Ratings", "Screened out", "Test")
+
+
+def lead(details: Json) -> str:
+    return f"{LEAD} {SAME if _same(details) else OTHER}"
+
+
+def column(details: Json) -> str:
+    """Its head in a table of other figures."""
+    return "MOS by listeners" if _same(details) else "MOS by listeners (other sentences)"
+
+
+def _same(details: Json) -> bool:
+    """Whether people heard the sentences that the other figures were taken on."""
+    return all(one.get("same_sentences") for one in by_digest(details).values())
 
 
 def two(value: float) -> str:

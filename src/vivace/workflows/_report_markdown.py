@@ -40,7 +40,7 @@ def _lines(view: View) -> Iterator[str]:
     if view.listeners:
         yield from ("## What people said", "", text(view.listeners_lead), "")
         yield from _table(view.listeners)
-    yield from _section("Where the gain comes from", (view.attribution,))
+    yield from _section("Where the gain comes from", (view.attribution, view.sizes))
     yield from _section("How far to trust the gate", view.proofs)
     yield from _section("Measurements", view.measurements)
     yield from _section("Details", view.details)

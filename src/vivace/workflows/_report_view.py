@@ -34,7 +34,7 @@ GLOSSARY = (
 )
 # The keys of an optimize report's details that have a section of their own.
 _SECTIONS = {"command", "texts", "recipe", "budget", "margins", "variants", "trials", "noise_floor", "sensitivity"}
-_SECTIONS |= {"attribution", "budget_met", "verdict", "seconds", "final", "search"}
+_SECTIONS |= {"attribution", "imported", "budget_met", "verdict", "seconds", "final", "search"}
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ class View:
     search_lead: str = ""
     variants: Table | None = None
     listeners: Table | None = None
-    listeners_lead: str = people.LEAD
+    listeners_lead: str = ""
     attribution: Table | None = None
+    sizes: Table | None = None
     proofs: tuple[Table, ...] = ()
     glossary: tuple[tuple[str, str], ...] = GLOSSARY
 
@@ -77,6 +78,7 @@ def view(report: Report) -> View:
         machine=generic.machine(report),
         settings=generic.settings(report),
         listeners=people.listeners(report.details),
+        listeners_lead=people.lead(report.details),
     )
     if story is None:
         return plainly
@@ -97,6 +99,7 @@ def view(report: Report) -> View:
         trials=gate.trials(story),
         variants=compare.variants(story),
         attribution=compare.attribution(story),
+        sizes=compare.sizes(story),
         proofs=tuple(t for t in proofs if t),
     )
 

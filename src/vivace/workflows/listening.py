@@ -77,26 +77,35 @@ def _create(
     return create(out, design, systems, texts, recordings, seed=seed)
 
 
+def heard(digests: Sequence[str], store: Store) -> dict[str, dict[str, Any]]:
+    """What people said of these bundles. Raises UsageError with the reason if that is nothing."""
+    if found := {digest: said for digest in digests if (said := mos_of(store, digest))}:
+        return found
+    if store.design.kind != "acr":
+        raise UsageError(f"{store.path} asked for preferences, which are no MOS; see vivace listen results")
+    if not {system.digest for system in store.systems} & set(digests):
+        raise UsageError(f"{store.path} was not made from this bundle; name one that it was made from")
+    raise UsageError(f"{store.path} holds no ratings of this bundle that count yet; see vivace listen results")
+
+
 def with_listeners(report: Report, store: Store) -> Report:
     """The report with what people said: a figure of its own beside the predicted ones, and for an optimization the MOS
-    of every variant that they heard. Raises UsageError if the test is about none of its bundles."""
+    of every variant that they heard. It says whether they heard the sentences that the other figures were taken on.
+    Raises UsageError if the test is about none of its bundles."""
     digests = [str(v.get("digest")) for v in report.details.get("variants") or ()]
     digests = digests or [report.bundles[role] for role in ("bundle",) if role in report.bundles]
-    heard = {digest: found for digest in digests if (found := mos_of(store, digest))}
-    if not heard:
-        raise UsageError(
-            f"{store.path} holds no ratings on the scale of five for these bundles that count (see vivace listen"
-            " results); evaluate a bundle that it was made from"
-        )
-    figures = tuple(measurement(found) for found in heard.values()) if report.kind == "evaluate" else ()
-    details = {**report.details, "listening": [{"digest": digest, **found} for digest, found in heard.items()]}
+    same = {"same_sentences": report.details.get("texts") == store.texts}
+    found = [{"digest": digest, **said, **same} for digest, said in heard(digests, store).items()]
+    figures = tuple(map(measurement, found)) if report.kind == "evaluate" else ()
+    details = {**report.details, "listening": found}
     return replace(report, measurements=(*report.measurements, *figures), details=details)
 
 
 def measurement(found: Mapping[str, Any]) -> Measurement:
-    """What `mos_of` gave, as a figure of a report."""
+    """What people said of a bundle, as a figure of a report."""
     people, out = found["listeners"], found["screened_out"]
     scope = f"{people} listeners, {found['clips']} clips" + (f", {out} screened out" if out else "")
+    scope += "" if found["same_sentences"] else ", of other sentences"
     return Measurement(NAME, found["mos"], UNIT, "up", found["ratings"], found["low"], found["high"], scope)
 
 

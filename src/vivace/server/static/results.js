@@ -41,9 +41,15 @@ function forest(rows, low, high, ticks, { band, zero, write }) {
 }
 
 const span = (e, write) => (e.low === null ? "not known yet: two listeners and two texts are the least" : `${write(e.low)} to ${write(e.high)}`);
-const plain = (value) => value.toFixed(2);
-const signed = (value) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(2)}`;
-const share = (value) => `${Math.round(100 * value)}%`;
+
+// Ties go to the even digit, as Python writes them: the same figure reads the same in the terminal.
+function plain(value) {
+  const size = Math.abs(value), tie = (size * 8) % 2 === 1, down = Math.floor(size * 100);
+  return `${value < 0 ? "−" : ""}${(tie ? (down + (down % 2)) / 100 : size).toFixed(2)}`;
+}
+
+const signed = (value) => `${value > 0 ? "+" : ""}${plain(value)}`;
+const share = (value) => `${Math.round(100 * Number(plain(value)))}%`;
 
 function verdict(c, kind, margin) {
   const e = c.difference, write = kind === "acr" ? signed : share;
@@ -67,7 +73,7 @@ async function load() {
   const acr = body.kind === "acr";
   document.title = `Results: ${body.title}`;
   $("title").textContent = body.title;
-  $("summary").textContent = `${body.ratings} ratings by ${body.counted} ${body.counted === 1 ? "listener who counts" : "listeners who count"}; ${body.screened_out} screened out; ${body.verdicts.length - body.counted - body.screened_out} invited who have not begun.`;
+  $("summary").textContent = `${body.ratings} ratings by ${body.counted} ${body.counted === 1 ? "listener who counts" : "listeners who count"}; ${body.screened_out} screened out; ${body.not_begun} invited who ${body.not_begun === 1 ? "has" : "have"} not begun.`;
   $("mos-section").hidden = !acr;
   if (acr) $("mos").replaceChildren(forest(body.systems.map((s) => ({ name: s.name, estimate: s.mos })), 1, 5, [1, 2, 3, 4, 5], { write: (v) => (Number.isInteger(v) ? String(v) : plain(v)) }));
   $("change-title").textContent = acr ? "Difference" : "Preference";
@@ -77,11 +83,18 @@ async function load() {
   const rows = body.comparisons.map((c) => ({ name: c.system, estimate: c.difference }));
   $("changes").replaceChildren(
     forest(rows, low, high, ticks, { band: [middle - body.margin, middle + body.margin], zero: middle, write: acr ? signed : share }),
-    ...body.comparisons.map((c) => element("p", "", verdict(c, body.kind, body.margin))),
+    ...body.comparisons.map((c) => element("p", "verdict", verdict(c, body.kind, body.margin))),
   );
+  const heads = [...document.querySelectorAll("thead th")].map((head) => head.textContent);
   $("people").replaceChildren(...body.verdicts.map((v, k) => {
-    const mark = v.counted ? element("span", "tag good", "yes") : element("span", v.answered ? "tag bad" : "tag", v.answered ? `no: ${v.reason}` : "not begun");
-    return element("tr", "", undefined, element("td", "word", body.names[k]), element("td", "", `${v.answered} of ${v.trials}`), element("td", "", `${v.checks_passed} of ${v.checks}`), element("td", "", v.hasty), element("td", "", v.agreement === null ? "–" : v.agreement.toFixed(2)), element("td", "word", undefined, mark));
+    const mark = v.counted ? element("span", "tag good", "yes") : element("span", v.answered ? "tag bad" : "tag", `no: ${v.reason}`);
+    const figures = [`${v.answered} of ${v.trials}`, `${v.checks_passed} of ${v.checks}`, v.hasty, v.agreement === null ? "–" : plain(v.agreement)];
+    const cells = figures.map((text, column) => {
+      const cell = element("td", "", text);
+      cell.dataset.head = heads[column + 1]; // shown where the heads are not: on a phone
+      return cell;
+    });
+    return element("tr", "", undefined, element("td", "word", body.names[k]), ...cells, element("td", "word", undefined, mark));
   }));
   $("comments-section").hidden = !body.comments.length;
   $("comments").replaceChildren(...body.comments.map(([who, text]) => element("li", "", undefined, element("p", "", text), element("small", "", body.names[who - 1]))));
