@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.errors import VivaceError
-from vivace.core.machine import cores, resident
+from vivace.core.machine import cores, give_back, resident
 from vivace.core.speech import FIRST_CHUNK, Event, Request
 from vivace.core.stage import RuntimeOptions
 from vivace.engine.pool import Pool
@@ -40,6 +40,7 @@ WARM_TEXT = (
     "clause here and another clause there, so that what a long text needs is known before the first one comes."
 )
 AT_ONCE = 16_384  # bytes that a pipe takes without waiting if it takes any (Linux: a quarter of its room is free)
+GIVE_BACK = 5.0  # seconds from a first word to handing free heap back
 TOGETHER = 32  # requests that a model which moves in steps speaks at once, if its cache has room for them
 
 
@@ -320,9 +321,10 @@ def _speak(pipe: Connection, path: Path, plan: Plan, limit: int, *, warm: bool) 
     pipe.send((problem, resident("VmHWM")))
     if problem:
         return
-    asked, sending = threading.Event(), threading.Lock()
+    asked, spoken, sending = threading.Event(), threading.Event(), threading.Lock()
 
     def send(event: Event) -> None:
+        spoken.set()
         with sending, contextlib.suppress(OSError):
             pipe.send(event)
 
@@ -346,8 +348,15 @@ def _speak(pipe: Connection, path: Path, plan: Plan, limit: int, *, warm: bool) 
             _leave(1)
         _leave(0)
 
+    def tidy() -> None:
+        while spoken.wait():
+            time.sleep(GIVE_BACK)
+            spoken.clear()
+            give_back()
+
     pool.tell(send)
-    threading.Thread(target=receive, daemon=True).start()
+    for todo in (receive, tidy):
+        threading.Thread(target=todo, daemon=True).start()
     while asked.wait():
         asked.clear()
         for _ in pool.events():  # none: it waits until all are told, and raises if a worker has died
