@@ -38,6 +38,14 @@ def test_description_is_plain_json_and_true_of_this_process() -> None:
     assert facts["cpu"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "has"), [("avx512_vnni", False), ("avx512_bf16", True), ("amx_bf16", True), ("bf16", True)]
+)
+def test_bf16_is_arithmetic_only_where_the_cpu_says_so(monkeypatch: pytest.MonkeyPatch, flags: str, has: bool) -> None:
+    given_files(monkeypatch, {"/proc/cpuinfo": f"flags\t\t: avx2 {flags}\n"})
+    assert machine.multiplies_bf16() is has
+
+
 def test_reads_an_x86_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     given_files(monkeypatch, {"/proc/cpuinfo": CPUINFO, "/proc/meminfo": "MemTotal:       25165824 kB\n"})
     facts = machine.describe()

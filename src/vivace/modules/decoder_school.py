@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from vivace.core.bundle import atomic_file
 from vivace.core.contracts import Progress
 from vivace.core.errors import VivaceError
+from vivace.core.machine import multiplies_bf16
 from vivace.modules._decoder_lessons import Crops, Distance, Pair
 
 CRITIC_FFTS = (1024, 512, 256)
@@ -74,7 +75,7 @@ class Critic(nn.Module):
         loud = torch.sqrt(s.real**2 + s.imag**2 + 1e-6)
         s = s / torch.sqrt(loud)  # so that what is quiet is seen as well
         x, seen = torch.stack([s.real, s.imag], 1).transpose(2, 3), []
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bf16()):
             for conv in self.convs:
                 x = F.leaky_relu(conv(x), 0.2)
                 seen.append(x)
@@ -147,7 +148,7 @@ class School:
         p, crops = self.plan, self._crops
         latents, true = crops.batch(p.rows)
         true = crops.inner(true)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bf16()):
             if self._guide is not None:
                 made, known = self.student.with_features(latents)
             else:
@@ -155,7 +156,7 @@ class School:
         said = crops.inner(made[:, 0].float())
         named = self._distance(said, true)
         if self._guide is not None:
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bf16()):
                 right = self._guide(latents)
             pairs = [(a.float(), b.float()) for a, b in zip(known, right, strict=False) if a.shape == b.shape]
             gaps = [(a - b).abs().mean() / b.abs().mean() for a, b in pairs]

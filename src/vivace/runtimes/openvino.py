@@ -24,13 +24,12 @@ from vivace.runtimes import _prepared
 
 SUMMARY = "OpenVINO, x86 CPU, fp32 or bf16"
 FORMATS = ("onnx",)
-BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def precisions() -> tuple[str, ...]:
     if find_spec("openvino") is None or "x86_64" not in machine.describe()["system"]:
         return ()
-    return ("fp32", "bf16") if BF16_FLAGS & set(machine.describe()["flags"]) else ("fp32",)
+    return ("fp32", "bf16") if machine.BF16_FLAGS & set(machine.describe()["flags"]) else ("fp32",)
 
 
 class _Trace:

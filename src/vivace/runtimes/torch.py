@@ -26,7 +26,7 @@ from vivace.runtimes import _prepared
 
 SUMMARY = "PyTorch, CPU, fp32, bf16 or fp16, INT8 layers, Inductor"
 FORMATS = ("safetensors",)
-NATIVE = {"bf16": {"avx512_bf16", "amx_bf16"}, "fp16": {"avx512_fp16", "amx_fp16"}}
+NATIVE = {"bf16": machine.BF16_FLAGS, "fp16": {"avx512_fp16", "amx_fp16"}}
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 LONGEST = 2**16  # frames that a compiled stage takes
 _COMPILING = threading.Lock()  # tracing is not for two threads at once

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vivace.core.contracts import Progress
+from vivace.core.machine import multiplies_bf16
 from vivace.core.stage import Array
 from vivace.workflows._lessons import Lesson
 from vivace.workflows._student import Student
@@ -91,7 +92,7 @@ class School:
 
     def _learn(self, batch: Batch, share: float) -> dict[str, float]:
         student = self.student
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bf16()):
             read, lasts = student.read(batch.tokens, batch.token_mask)
             memory = student.remember(read, batch.durations)
             before = batch.before
