@@ -117,6 +117,37 @@ def test_when_all_are_dead_it_says_so_and_comes_back(
         assert ask(served, model="gone").status_code == 200
 
 
+def test_configurations_that_two_threads_make_at_once_are_made(make_variant: Make) -> None:
+    """Ray keeps a list of the process while it makes one, and complains where another thread has changed it."""
+    bundle, faults = make_variant("any"), list[BaseException]()
+
+    def make() -> None:
+        try:
+            for _ in range(10):
+                module.deployment("any", bundle, Plan(1, 1, 1), Scale(1, 1), 8)
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+
+
+def test_other_faults_of_a_configuration_are_told_at_once() -> None:
+    asked = []
+
+    def wrong() -> None:
+        asked.append(1)
+        raise ValueError("num_replicas is -1")
+
+    with pytest.raises(ValueError, match="num_replicas"):
+        module.alone(wrong)
+    assert len(asked) == 1
+
+
 def test_there_are_as_many_as_the_queue_asks_for(beneath: Cluster, make_variant: Make) -> None:
     more = Cluster(beneath.head, Scale(1, 2, start_seconds=60), 64)
     with serving(Settings({"some": [make_variant("some")]}), more.speaker) as served:

@@ -19,7 +19,7 @@ def test_every_batch_is_timed(tiny):
     assert three["audio_seconds"] == pytest.approx(3 * one["audio_seconds"])
     assert one["gain"]["value"] == one["gain"]["low"] == 1.0
     assert three["gain"]["n"] == 6
-    assert three["throughput"] == pytest.approx(1000 * three["audio_seconds"] / three["ms"], rel=0.2)
+    assert three["throughput"] == pytest.approx(1000 * three["audio_seconds"] / three["ms"])
     assert told[-1] == 1.0
     assert found["verdict"].startswith("Batching")
 

@@ -18,7 +18,7 @@ from vivace.core.bundle import open_bundle
 from vivace.core.errors import MissingDependency, UsageError, VivaceError
 from vivace.core.machine import cores
 from vivace.engine.runner import Plan
-from vivace.server.replicas import Replicas, Scale, deployment
+from vivace.server.replicas import Replicas, Scale, alone, deployment
 from vivace.server.service import Service, Settings
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Cluster:
         target = deployment(path.name, path.resolve(), plan, self._scale, self._limit)
         return Replicas(
             application, path.name, plan, self._scale.start_seconds,
-            deploy=partial(serve.run, target, name=application, route_prefix=None),
+            deploy=partial(alone, partial(serve.run, target, name=application, route_prefix=None)),
             remove=partial(self._remove, application),
         )  # fmt: skip
 

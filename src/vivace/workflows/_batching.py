@@ -110,7 +110,7 @@ def _row(arm: _Arm, first: _Arm, loop: Stage | None) -> dict[str, Any]:
         "latency_p50_ms": 1000 * statistics.median(waits),
         "latency_p95_ms": 1000 * waits[math.ceil(0.95 * len(waits)) - 1],
         "audio_seconds": arm.audio,
-        "throughput": statistics.median(arm.rates()),
+        "throughput": arm.audio / seconds,
         "rtf": seconds / arm.audio,
         "gain": interval([rate / alone for rate, alone in zip(arm.rates(), first.rates(), strict=True)]),
     }
