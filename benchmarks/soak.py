@@ -15,6 +15,7 @@ import statistics
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from vivace.workflows import texts
 
 PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "soak.md"
 EVERY = 2.0  # seconds between two looks at the memory
+REST = 20.0  # seconds in which nothing is asked, before memory at rest is read
+BEFORE = 0.1  # of the requests: said once before the first rest, so that the most at once has been met
 
 
 class Scale:
@@ -54,6 +57,12 @@ def family(pid: int) -> list[int]:
     return found
 
 
+def at_rest(pid: int) -> float:
+    """MB of a server that nobody asks for anything: what is spoken at the moment is not counted as kept."""
+    time.sleep(REST)
+    return sum(machine.resident(pid=p) for p in family(pid))
+
+
 def growth(seen: list[tuple[float, float]]) -> float:
     """MB from the second tenth of the time to the last one: the first warms up."""
     tenth = max(1, len(seen) // 10)
@@ -73,9 +82,13 @@ def main() -> int:
     said = [dice.choice(texts.evaluation()) for _ in range(count)]
     with load.server(args.bundle) as pid:
         load.closed(said[:50], 4)
+        run = partial(load.closed, clients=4) if args.requests else partial(load.opened, per_second=args.per_second)
+        run(said[: round(BEFORE * count)])
+        before = at_rest(pid)
         scale = Scale(pid)
-        found = load.closed(said, 4) if args.requests else load.opened(said, args.per_second)
+        found = run(said)
         scale.close()
+        after = at_rest(pid)
     name = (
         f"{count} requests, 4 clients" if args.requests else f"{args.minutes:g} minutes, {args.per_second:g} a second"
     )
@@ -83,6 +96,7 @@ def main() -> int:
     figures[name] = found | {
         "bundle": bundle.digest, "cpu": machine.describe()["cpu"], "day": time.strftime("%Y-%m-%d"),
         "growth_mb": growth(scale.seen), "first_mb": scale.seen[0][1], "last_mb": scale.seen[-1][1],
+        "rest_mb": [before, after],
     }  # fmt: skip
     print(page(figures), file=sys.stderr)
     PAGE.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -94,11 +108,12 @@ def page(figures: dict[str, Any]) -> str:
     lines = [
         "# The server for a long time",
         "",
-        "Made by `python benchmarks/soak.py`. Memory is that of the server and its processes; growth from the second "
-        "tenth of the time to the last.",
+        "Made by `python benchmarks/soak.py`. Memory is that of the server and its processes. At rest: before, after a "
+        f"tenth as many requests, and after the run, each {REST:.0f} s behind the last answer: what it keeps. While it "
+        "speaks: growth from the second tenth of the time to the last, with whatever was being spoken at the moment.",
         "",
-        "| what | bundle | day | answers | underruns | TTFA p50 / p95, ms | speech per second | MB, first to last "
-        "| growth, MB |",
+        "| what | bundle | day | answers | underruns | TTFA p50 / p95, ms | speech per second | MB at rest, growth "
+        "| MB while it speaks, first to last, growth |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, f in figures.items():
@@ -106,9 +121,16 @@ def page(figures: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {f['bundle'][:12]} | {f['day']}, {f['cpu']} | {answers} | {f['underruns']} | "
             f"{f['ttfa_ms']['p50']:.0f} / {f['ttfa_ms']['p95']:.0f} | {f['speech_per_second']:.1f} | "
-            f"{f['first_mb']:.0f} to {f['last_mb']:.0f} | {f['growth_mb']:+.1f} |"
+            f"{_rest(f)} | {f['first_mb']:.0f} to {f['last_mb']:.0f}, {f['growth_mb']:+.1f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _rest(figures: dict[str, Any]) -> str:
+    if "rest_mb" not in figures:
+        return "not read"
+    before, after = figures["rest_mb"]
+    return f"{before:.0f} to {after:.0f}, {after - before:+.1f}"
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ WARM_TEXT = (
     "clause here and another clause there, so that what a long text needs is known before the first one comes."
 )
 AT_ONCE = 16_384  # bytes that a pipe takes without waiting if it takes any (Linux: a quarter of its room is free)
-GIVE_BACK = 5.0  # seconds from a first word to handing free heap back
+GIVE_BACK = 5.0  # seconds from work to handing free heap back, here and in the child
 TOGETHER = 32  # requests that a model which moves in steps speaks at once, if its cache has room for them
 
 
@@ -84,6 +84,7 @@ class Runner:
         self._pipe: Connection | None = None
         self._stopping = False
         self._outbox = _Outbox()
+        self._tidying: asyncio.TimerHandle | None = None
         self.megabytes = 0.0
         self.heard = 0.0  # time.monotonic() of its last word
         self.died: Callable[[], None] = lambda: None
@@ -208,6 +209,12 @@ class Runner:
         self.heard = time.monotonic()
         if own := self._heard.get(event.request_id):  # nobody waits for what was cancelled
             own.put_nowait(event)
+        if event.done and self._tidying is None:
+            self._tidying = asyncio.get_running_loop().call_later(GIVE_BACK, self._tidy)
+
+    def _tidy(self) -> None:
+        self._tidying = None
+        asyncio.get_running_loop().run_in_executor(None, give_back)
 
     def _gone(self, process: Any) -> None:
         if process is not self._process:
