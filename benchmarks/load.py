@@ -155,6 +155,15 @@ def offline(bundle: Bundle, said: Sequence[str]) -> float:
         return seconds / (time.perf_counter() - begun)
 
 
+def in_turn(bundle: Bundle, said: Sequence[str], clients: int, rounds: int) -> list[dict[str, Any]]:
+    """The server with its clients and the engine alone, one behind the other: machines drift within minutes."""
+    found = []
+    for _ in range(rounds):
+        load = closed(said, clients)
+        found.append(load | {"alone": offline(bundle, said), "clients": clients})
+    return found
+
+
 def closed(said: Sequence[str], clients: int, *, one_by_one: bool = False) -> dict[str, Any]:
     """`clients` that ask again as soon as they have been answered. `one_by_one`: as a server would that speaks one
     request after another, whole."""
@@ -248,6 +257,8 @@ def main() -> int:
     with server(args.bundle, "--queue", "64"):
         tell("overhead")
         found["overhead"] = overhead(bundle, known["medium"], 4 if args.quick else 60)
+        tell("16 clients and the engine alone, in turn")
+        found["in_turn"] = in_turn(bundle, many[:160], 16, 1 if args.quick else 5)
         found["loads"] = []
         for clients in (1, 4, 16, 32, 64):
             tell(f"{clients} clients")
@@ -277,6 +288,7 @@ def tell(what: str) -> None:
 
 def page(found: dict[str, Any]) -> str:
     m, o, b = found["machine"], found["overhead"], found["behind"]
+    shares = sorted(turn["speech_per_second"] / turn["alone"] for turn in found["in_turn"])
     alone = statistics.mean(found["offline"])
     lines = [
         "# The server under load",
@@ -287,7 +299,9 @@ def page(found: dict[str, Any]) -> str:
         f"First audio of a medium text, one client: {o['server_ms']:.1f} ms, the engine alone "
         f"{o['engine_ms']:.1f} ms: the server adds {o['added_ms']:.1f} ms (median of {o['n']} pairs).",
         "",
-        f"The engine alone, both cores: {alone:.1f} seconds of speech per second.",
+        f"The engine alone, both cores: {alone:.1f} seconds of speech per second. In turn with it, round by round, the "
+        f"server carries {statistics.median(shares):.0%} of that for 16 clients (median of {len(shares)} rounds of "
+        f"{found['in_turn'][0]['n']} requests, {shares[0]:.0%} to {shares[-1]:.0%}).",
         "",
         "| clients | requests | answers | speech per second | of the engine alone | TTFA p50 / p95 / p99, ms "
         "| whole p50 / p95, ms | underruns |",
