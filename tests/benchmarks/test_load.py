@@ -35,7 +35,8 @@ def test_a_client_sees_times_audio_and_refusals(
             "machine": {"cpu": "a CPU", "cores": 2}, "bundle": "0123456789abcdef", "name": "toy",
             "offline": [50.0, 52.0],
             "overhead": load.overhead(open_bundle(folder), "one two.", 2), "loads": [found | {"clients": 2}],
-            "in_turn": load.in_turn(open_bundle(folder), TEXTS, 2, 1), "naive": one, "behind": load.behind("a long text. " * 100, "one.", 1), "open": load.opened(TEXTS, 50.0),
+            "in_turn": load.in_turn(open_bundle(folder), TEXTS, 2, 1),
+            "naive": one, "behind": load.behind("a long text. " * 100, "one.", 1), "open": load.opened(TEXTS, 50.0),
             "above": full,
         }  # fmt: skip
     page = load.page(figures)
