@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 import time
@@ -157,3 +158,23 @@ def time_table(seconds: dict[str, list[float]]) -> list[str]:
         before = name
     columns = ("arm", "median ms (quartiles)", "times as fast as the row above", "times slower than INT8")
     return table(columns, rows)
+
+
+def gate_said(found: dict[str, Any]) -> list[str]:
+    """The lines of a page on what was kept, and why not."""
+    lines = ["## What the gate said", ""]
+    for t in found["trials"]:
+        asked = f", for {t['objective']}" if "objective" in t else ""
+        lines.append(f"- {t['pass']}{asked}: {'kept' if t['kept'] else 'refused: ' + '; '.join(t['reasons'])}")
+    if not found["int8_kept"]:
+        lines += ["", "No INT8 was kept. The rows named INT8 show the one that was refused."]
+    return lines
+
+
+def written(lines: Sequence[str], found: dict[str, Any], path: Path) -> str:
+    """The page, which is at `path` now with `found` as JSON beside it."""
+    text = "\n".join(lines) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return text

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from keras_steps import size_table, table, time_table
+from keras_steps import gate_said, size_table, table, time_table, written
 
 
 def write_page(found: dict[str, Any], path: Path) -> str:
     """Writes the page, and `found` as JSON beside it; returns the page."""
-    import json
-
     facts = found["machine"]
     settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items())
     lines = [
@@ -37,17 +35,8 @@ def write_page(found: dict[str, Any], path: Path) -> str:
     for batch in ("1", "32"):
         lines += [f"### Batch {batch}", "", *time_table(found["seconds"][batch]), ""]
     lines += [f"{arm}: not measured ({why})." for arm, why in found["seconds"]["missing"].items()]
-    lines += ["", "## What the gate said", ""]
-    lines += [
-        f"- {t['pass']}: {'kept' if t['kept'] else 'refused: ' + '; '.join(t['reasons'])}" for t in found["trials"]
-    ]
-    if not found["int8_kept"]:
-        lines += ["", "No INT8 was kept. The rows named INT8 show the static one that was refused."]
-    text = "\n".join(lines) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    path.with_suffix(".json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return text
+    lines += ["", *gate_said(found)]
+    return written(lines, found, path)
 
 
 def _accuracy(found: dict[str, Any]) -> list[list[str]]:

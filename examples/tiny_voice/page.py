@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-from keras_steps import size_table, table, time_table
+from keras_steps import gate_said, size_table, table, time_table, written
 
 COMMAND = "python examples/tiny_voice/run.py --out build/tiny"
 
@@ -51,19 +50,9 @@ def write_page(found: dict[str, Any], path: Path) -> str:
         "",
         _griffin_lim(found),
         "",
-        "## What the gate said",
-        "",
+        *gate_said(found),
     ]
-    for t in found["trials"]:
-        said = "kept" if t["kept"] else "refused: " + "; ".join(t["reasons"])
-        lines.append(f"- {t['pass']}, for {t['objective']}: {said}")
-    if not found["int8_kept"]:
-        lines += ["", "No INT8 was kept. The rows named INT8 show the one that was refused."]
-    text = "\n".join(lines) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    path.with_suffix(".json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return text
+    return written(lines, found, path)
 
 
 def _mos(found: dict[str, float]) -> str:
