@@ -81,7 +81,8 @@ def first_audio(text: str, seed: int) -> float:
     which adds least of its own."""
     asked, got = request(text, seed), b""
     begun = time.perf_counter()
-    with socket.create_connection(("127.0.0.1", PORT)) as connection:
+    with socket.socket() as connection:
+        connection.connect(("127.0.0.1", PORT))
         connection.sendall(asked)
         while not got.partition(b"\r\n\r\n")[2]:
             got += connection.recv(1 << 16)

@@ -22,7 +22,7 @@ from vivace.engine.runner import Plan
 from vivace.server import listen, live, page, speech
 from vivace.server.guard import Guard
 from vivace.server.service import Service, Settings
-from vivace.server.wire import PROBLEMS, ApiError, problem
+from vivace.server.wire import NO_JSON, PROBLEMS, ApiError, problem
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
-            return answer(ApiError(400, "send JSON, and say so: Content-Type: application/json"))
+            return answer(ApiError(400, NO_JSON))
         return answer(problem(list(error.errors())))
 
     @app.exception_handler(HTTPException)

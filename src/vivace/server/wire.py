@@ -5,11 +5,13 @@ https://platform.openai.com/docs/api-reference/audio/createSpeech
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MOST_CHARACTERS = 4096
+NO_JSON = "send JSON, and say so: Content-Type: application/json"
+Body = TypeVar("Body", bound=BaseModel)
 Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
 
@@ -85,6 +87,16 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+def parsed(model: type[Body], kind: str, body: bytes) -> Body:
+    """The body of a request whose Content-Type is `kind`. Raises ApiError with the first thing that is wrong."""
+    if "json" not in kind:
+        raise ApiError(400, NO_JSON)
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise problem(list(error.errors())) from None
 
 
 def problem(errors: list[Any]) -> ApiError:
