@@ -151,12 +151,15 @@ def prove(call: Call, graph: Any, given: Input) -> None:
 
     session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     lengths = LENGTHS if any(size is None for size in given.shape[1:]) else LENGTHS[:1]
+    refused: BaseException | None = None
+    compared = 0
     for batch in BATCHES if given.shape[0] is None else BATCHES[:1]:
         for length in lengths:
             x = given.example(batch, length)
             try:
                 wanted = call(x)
-            except Exception:  # noqa: BLE001, S112 - the model itself does not take this length
+            except Exception as error:  # noqa: BLE001 - the model itself does not take this length
+                refused = error
                 continue
             try:
                 found = session.run(None, {"input": x})[0]
@@ -169,6 +172,9 @@ def prove(call: Call, graph: Any, given: Input) -> None:
                 raise ModelError(
                     f"the ONNX graph differs from the model by {far:.2g} on {list(x.shape)}; it is not used"
                 )
+            compared += 1
+    if not compared:
+        raise ModelError(f"nothing could be compared, the model takes no input that was tried: {line(refused)}")
 
 
 def line(error: BaseException | None) -> str:
