@@ -1,6 +1,6 @@
 """The server under load: what it adds to the engine, what it carries, whom it lets wait. docs/measurements/load.md.
 
-    python benchmarks/load.py BUNDLE              about 8 minutes on two cores
+    python benchmarks/load.py BUNDLE              about 20 minutes on two cores
     python benchmarks/load.py BUNDLE --quick      tries it, no page
 
 The clients run on the same machine and take part of its time. Let nothing else run beside it.
@@ -18,9 +18,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,16 @@ def offline(bundle: Bundle, said: Sequence[str]) -> float:
         return seconds / (time.perf_counter() - begun)
 
 
-def in_turn(bundle: Bundle, said: Sequence[str], clients: int, rounds: int) -> list[dict[str, Any]]:
-    """The server with its clients and the engine alone, one behind the other: machines drift within minutes."""
-    found = []
-    for _ in range(rounds):
-        load = closed(said, clients)
-        found.append(load | {"alone": offline(bundle, said), "clients": clients})
-    return found
+def in_turn(bundle: Bundle, said: Sequence[str], load: Callable[[], dict[str, Any]], rounds: int = 1) -> dict[str, Any]:
+    """The server under `load` and the engine alone, one behind the other, since machines drift within minutes: the
+    round in the middle by what the server carries of the engine alone, and the `shares` of all."""
+    found = [load() | {"alone": offline(bundle, said)} for _ in range(rounds)]
+    found.sort(key=_share)
+    return found[rounds // 2] | {"shares": [_share(turn) for turn in found]}
+
+
+def _share(load: dict[str, Any]) -> float:
+    return float(load["speech_per_second"] / load["alone"])
 
 
 def closed(said: Sequence[str], clients: int, *, one_by_one: bool = False) -> dict[str, Any]:
@@ -254,28 +258,27 @@ def main() -> int:
     many = (sentences * 4)[: 24 if args.quick else 320]
     known = texts.latency()
     found: dict[str, Any] = {"machine": machine.describe(), "bundle": bundle.digest, "name": bundle.name}
-    found["offline"] = [offline(bundle, many[:160])]
+    rounds = 1 if args.quick else 9
     with server(args.bundle, "--queue", "64"):
         tell("overhead")
         found["overhead"] = overhead(bundle, known["medium"], 4 if args.quick else 60)
-        tell("16 clients and the engine alone, in turn")
-        found["in_turn"] = in_turn(bundle, many[:160], 16, 1 if args.quick else 5)
+        beside = partial(in_turn, bundle, many[:160])
         found["loads"] = []
         for clients in (1, 4, 16, 32, 64):
-            tell(f"{clients} clients")
-            found["loads"].append(closed(many[: max(clients * 4, 160)], clients))  # as many as alone
+            tell(f"{clients} clients and the engine alone, in turn")
+            asked = many[: max(clients * 4, 160)]  # as many as alone
+            found["loads"].append(beside(partial(closed, asked, clients), rounds if clients == 16 else 1))
         tell("16 clients, one after another")
-        found["naive"] = closed(many[:64], 16, one_by_one=True)
+        found["naive"] = beside(partial(closed, many[:64], 16, one_by_one=True))
         tell("a short text behind long ones")
         long = " ".join(sentences)[:4000]
         found["behind"] = behind(long, known["medium"], 3 if args.quick else 10)
         tell("arrivals at 80% of what it carries")
         carried = found["loads"][2]
         rate = 0.8 * carried["speech_per_second"] / carried["seconds_each"]
-        found["open"] = opened(many[: len(many) // 2], rate)
+        found["open"] = beside(partial(opened, many[: len(many) // 2], rate))
         tell("more than the queue holds")
-        found["above"] = closed(many[: 24 if args.quick else 200], 200)
-    found["offline"].append(offline(bundle, many[:160]))
+        found["above"] = beside(partial(closed, many[: 24 if args.quick else 200], 200))
     print(page(found))
     if not args.quick:
         PAGE.write_text(page(found), encoding="utf-8")
@@ -289,8 +292,8 @@ def tell(what: str) -> None:
 
 def page(found: dict[str, Any]) -> str:
     m, o, b = found["machine"], found["overhead"], found["behind"]
-    shares = sorted(turn["speech_per_second"] / turn["alone"] for turn in found["in_turn"])
-    alone = statistics.mean(found["offline"])
+    sixteen = next(load for load in found["loads"] if load["clients"] == 16)
+    alone = [load["alone"] for load in (*found["loads"], found["naive"], found["open"], found["above"])]
     lines = [
         "# The server under load",
         "",
@@ -300,17 +303,18 @@ def page(found: dict[str, Any]) -> str:
         f"First audio of a medium text, one client: {o['server_ms']:.1f} ms, the engine alone "
         f"{o['engine_ms']:.1f} ms: the server adds {o['added_ms']:.1f} ms (median of {o['n']} pairs).",
         "",
-        f"The engine alone, both cores: {alone:.1f} seconds of speech per second. In turn with it, round by round, the "
-        f"server carries {statistics.median(shares):.0%} of that for 16 clients (median of {len(shares)} rounds of "
-        f"{found['in_turn'][0]['n']} requests, {shares[0]:.0%} to {shares[-1]:.0%}).",
+        f"Behind each load the engine alone speaks 160 texts on both cores: {min(alone):.1f} to {max(alone):.1f} "
+        "seconds of speech per second, as the machine drifts. For 16 clients that was done "
+        f"{len(sixteen['shares'])} times: the server carries {statistics.median(sixteen['shares']):.0%} (median; "
+        f"{sixteen['shares'][0]:.0%} to {sixteen['shares'][-1]:.0%}), and the row is of the round in the middle.",
         "",
         "| clients | requests | answers | speech per second | of the engine alone | TTFA p50 / p95 / p99, ms "
         "| whole p50 / p95, ms | underruns |",
         "|---|---|---|---|---|---|---|---|",
-        *(row(str(load["clients"]), load, alone) for load in found["loads"]),
-        row("16, one request after another, whole", found["naive"], alone),
-        row(f"{found['open']['per_second']:.1f} a second, at random", found["open"], alone),
-        row("200, queue of 64", found["above"], alone),
+        *(row(str(load["clients"]), load) for load in found["loads"]),
+        row("16, one request after another, whole", found["naive"]),
+        row(f"{found['open']['per_second']:.1f} a second, at random", found["open"]),
+        row("200, queue of 64", found["above"]),
         "",
         f"A short text behind four of 4,000 characters: first audio after {b['median_ms']:.0f} ms (median), "
         f"{b['worst_ms']:.0f} ms (worst of {b['n']}).",
@@ -318,12 +322,12 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def row(name: str, load: dict[str, Any], alone: float) -> str:
+def row(name: str, load: dict[str, Any]) -> str:
     first, whole = load["ttfa_ms"], load["whole_ms"]
     answers = ", ".join(f"{count} x {status}" for status, count in sorted(load["statuses"].items()))
     return (
         f"| {name} | {load['n']} | {answers} | {load['speech_per_second']:.1f} | "
-        f"{load['speech_per_second'] / alone:.0%} | {first['p50']:.0f} / {first['p95']:.0f} / {first['p99']:.0f} | "
+        f"{_share(load):.0%} | {first['p50']:.0f} / {first['p95']:.0f} / {first['p99']:.0f} | "
         f"{whole['p50']:.0f} / {whole['p95']:.0f} | {load['underruns']} |"
     )
 

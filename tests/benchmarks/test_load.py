@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,19 @@ def test_a_client_sees_times_audio_and_refusals(
         full = load.closed(["a long text. " * 200] * 12, 12)
         assert set(full["statuses"]) == {"200", "503"} and sum(full["statuses"].values()) == 12
         one = load.closed(TEXTS, 3, one_by_one=True)
+        beside = partial(load.in_turn, open_bundle(folder), TEXTS)
+        sixteen = beside(lambda: found | {"clients": 16}, 3)
         figures = {
             "machine": {"cpu": "a CPU", "cores": 2}, "bundle": "0123456789abcdef", "name": "toy",
-            "offline": [50.0, 52.0],
-            "overhead": load.overhead(open_bundle(folder), "one two.", 2), "loads": [found | {"clients": 2}],
-            "in_turn": load.in_turn(open_bundle(folder), TEXTS, 2, 1),
-            "naive": one, "behind": load.behind("a long text. " * 100, "one.", 1), "open": load.opened(TEXTS, 50.0),
-            "above": full,
+            "overhead": load.overhead(open_bundle(folder), "one two.", 2), "loads": [sixteen],
+            "naive": beside(lambda: one), "behind": load.behind("a long text. " * 100, "one.", 1),
+            "open": beside(partial(load.opened, TEXTS, 50.0)), "above": beside(lambda: full),
         }  # fmt: skip
+    assert len(sixteen["shares"]) == 3 and sixteen["shares"] == sorted(sixteen["shares"])
+    assert sixteen["speech_per_second"] / sixteen["alone"] == sixteen["shares"][1]
     page = load.page(figures)
-    assert "for 16 clients (median of 1 rounds of 6 requests" in page
-    assert "| 2 | 6 | 6 x 200 |" in page and "x 503" in page and "| 50.0 a second, at random |" in page
+    assert f"3 times: the server carries {sixteen['shares'][1]:.0%} (median;" in page
+    assert "| 16 | 6 | 6 x 200 |" in page and "x 503" in page and "| 50.0 a second, at random |" in page
 
 
 def test_a_listener_who_has_to_wait_is_counted() -> None:
