@@ -9,11 +9,12 @@ Let nothing else run beside it: it takes times. Predicted MOS and WER need vivac
 from __future__ import annotations
 
 import argparse
-import statistics
+import random
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,16 @@ from vivace.core import machine, registry
 from vivace.core.bundle import Bundle
 from vivace.core.contracts import Context
 from vivace.core.errors import VivaceError
+from vivace.core.report import Measurement
 from vivace.core.settings import parse
 from vivace.core.speech import Request
 from vivace.core.stage import Array, RuntimeOptions
 from vivace.engine.engine import Engine, speak
-from vivace.workflows import texts
+from vivace.workflows import gate, recipe, stats, texts
 from vivace.workflows.evaluate import evaluate
 from vivace.workflows.export import export
 from vivace.workflows.import_ import import_model
+from vivace.workflows.optimize import optimize
 
 PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "coqui_vits.md"
 ONE = RuntimeOptions(threads=1)
@@ -44,7 +47,7 @@ PASSES = {  # each is applied to the imported Coqui voice
 def main(argv: Sequence[str] | None = None, source: Path | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--no-quality", action="store_true")
     parser.add_argument("--page", default=str(PAGE), help="where to write; - prints")
     args = parser.parse_args(argv)
@@ -74,7 +77,7 @@ def run(source: Path, work: Path, sentences: list[str], rounds: int, quality: bo
     voices["Piper -> PyTorch -> Piper"] = import_model(back, work / "back")
     sizes["Piper -> PyTorch -> Piper"] = back.stat().st_size
 
-    saved = {}
+    saved, verdicts = {}, {}
     for label, bundle, parent in (
         ("Coqui folder, imported", original, ""),
         *((label, None, "Coqui folder, imported") for label in PASSES),
@@ -85,6 +88,9 @@ def run(source: Path, work: Path, sentences: list[str], rounds: int, quality: bo
             except VivaceError as error:
                 print(f"{label}: {error}", file=sys.stderr)
                 continue
+            if quality:
+                settings = gate.Settings(texts=len(sentences), rounds=rounds)
+                verdicts[label] = judged(voices[parent], work / f"judged {len(voices)}", settings, *PASSES[label])
             voices[label] = bundle
         written = export(bundle, work / f"folder {len(voices)}", to="coqui")
         again = f"{label}, saved and loaded" if label in PASSES else label
@@ -95,7 +101,7 @@ def run(source: Path, work: Path, sentences: list[str], rounds: int, quality: bo
         parent = saved.get(label) or "Piper, original"
         if label != parent:
             equal[label] = differences(voices[parent], bundle, sentences)
-    return page(voices, sizes, equal, saved, sentences, rounds, quality)
+    return page(voices, sizes, equal, saved, sentences, rounds, quality, verdicts)
 
 
 def through_torch(voice: Bundle, source: Path, out: Path) -> Path:
@@ -119,6 +125,12 @@ def quantized(bundle: Bundle, out: Path, name: str, settings: dict[str, str]) ->
     return made
 
 
+def judged(bundle: Bundle, out: Path, settings: gate.Settings, name: str, given: dict[str, str]) -> str:
+    """What the gate says of the pass, alone on this voice."""
+    trial = optimize(bundle, out, recipe.single(name, dict(given)), settings).report.details["trials"][0]
+    return "kept" if trial["kept"] else f"refused: {'; '.join(trial['reasons'])}"
+
+
 def differences(one: Bundle, other: Bundle, sentences: list[str]) -> list[float]:
     """dB of each sentence's largest difference under its peak, at noise 0; infinity where the lengths differ."""
     found = []
@@ -138,22 +150,19 @@ def decibels(true: Array, said: Array) -> float:
     return 20 * np.log10(worst / float(np.abs(true).max())) if worst else float("-inf")
 
 
-def latencies(voices: dict[str, Bundle], rounds: int) -> dict[str, float]:
-    """Median seconds for the middle one of the latency texts, rounds interleaved, one thread."""
+def latencies(voices: dict[str, Bundle], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round for the middle one of the latency texts, rounds interleaved, one thread."""
     text = texts.latency()["medium"]
-    engines = {label: Engine(bundle, ONE) for label, bundle in voices.items()}
-    try:
+    with ExitStack() as stack:
+        engines = {label: stack.enter_context(Engine(bundle, ONE)) for label, bundle in voices.items()}
         taken: dict[str, list[float]] = {label: [] for label in engines}
         for k in range(rounds + 1):
-            for label, engine in engines.items():
+            for label in random.Random(k).sample(list(engines), len(engines)):
                 start = time.perf_counter()
-                speak(engine, Request("a", text, seed=0))
+                speak(engines[label], Request("a", text, seed=0))
                 if k:  # the first warms up
                     taken[label].append(time.perf_counter() - start)
-        return {label: statistics.median(times) for label, times in taken.items()}
-    finally:
-        for engine in engines.values():
-            engine.close()
+    return taken
 
 
 def page(
@@ -164,6 +173,7 @@ def page(
     sentences: list[str],
     rounds: int,
     quality: bool,
+    verdicts: dict[str, str],
 ) -> list[str]:
     taken = latencies(voices, rounds)
     first = taken["Piper, original"]
@@ -171,31 +181,41 @@ def page(
     lines = [
         "# Coqui folders and Piper files of one voice",
         "",
-        f"`{voices['Piper, original'].name}`; {m['cpu']}, {m['cores']} cores, 1 thread; {len(sentences)} sentences, "
-        f"{rounds} interleaved rounds. Made by `python benchmarks/coqui_vits.py`.",
+        f"`{voices['Piper, original'].name}`, {time.strftime('%Y-%m-%d')}; {m['cpu']}, {m['cores']} cores, 1 thread; "
+        f"{len(sentences)} sentences, {rounds} interleaved rounds, 95% intervals. Made by "
+        "`python benchmarks/coqui_vits.py`.",
         "",
         "Difference: the largest of any sample of any sentence, under the sentence's peak, at noise 0; of a voice that "
         "was saved and loaded against the same before, else against the original.",
         "",
-        "| voice | file, MB | time, ratio | largest difference | predicted MOS | WER |",
+        "| voice | file, MB | times as fast | largest difference | predicted MOS | WER |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for label, bundle in voices.items():
         told = evaluate(bundle, sentences, metrics=METRICS, seed=0).measurements if quality else ()
-        figures = {measurement.name: measurement.value for measurement in told}
+        figures = {measurement.name: _interval(measurement, 3) for measurement in told}
         row = [
             label,
             f"{sizes[label] / 1e6:.1f}",
-            f"{first / taken[label]:.2f}",
+            "1" if taken[label] is first else _interval(stats.median_ratio(first, taken[label]), 2),
             _worst(equal.get(label)),
-            *(f"{figures[name]:.3f}" if name in figures else "" for name in METRICS),
+            *(figures.get(name, "") for name in METRICS),
         ]
         lines.append("| " + " | ".join(row) + " |")
     rewritten = [label for label in equal if label not in PASSES]
     worst = max(max(equal[label]) for label in rewritten)
     held = "holds" if worst <= MARGIN else "DOES NOT HOLD"
     lines += ["", f"What was only written and read differs by at most {MARGIN:g} dB: {held}."]
+    if verdicts:
+        lines += ["", "What the gate says of each pass on the imported Coqui voice, alone:", ""]
+        lines += [f"- {label}: {verdict}" for label, verdict in verdicts.items()]
     return lines
+
+
+def _interval(found: Measurement | stats.Interval, digits: int) -> str:
+    if found.low is None or found.high is None:
+        return f"{found.value:.{digits}f}"
+    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
 def _worst(found: list[float] | None) -> str:

@@ -1,7 +1,7 @@
 """The server for a long time: does it grow, does it err, does a listener wait? docs/measurements/soak.md.
 
-    python benchmarks/soak.py BUNDLE --minutes 10 --per-second 8      arrivals at random; 80% of what load.py carried
-    python benchmarks/soak.py BUNDLE --requests 2000                  as fast as four clients can
+    python benchmarks/soak.py BUNDLE --minutes 10         arrivals at random; 80% of what it carries
+    python benchmarks/soak.py BUNDLE --requests 2000      as fast as four clients can
 
 Let nothing else run beside it.
 """
@@ -27,7 +27,6 @@ from vivace.workflows import texts
 PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "soak.md"
 EVERY = 2.0  # seconds between two looks at the memory
 REST = 20.0  # seconds in which nothing is asked, before memory at rest is read
-BEFORE = 0.1  # of the requests: said once before the first rest, so that the most at once has been met
 
 
 class Scale:
@@ -74,29 +73,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--per-second", type=float, default=8)
-    parser.add_argument("--requests", type=int, default=0)
+    parser.add_argument("--share", type=float, default=0.8, help="of what 16 clients get out of it at the start")
+    parser.add_argument("--requests", type=int, default=0, help="so many from 4 clients, instead of minutes")
     args = parser.parse_args()
-    bundle, dice = open_bundle(args.bundle), random.Random(0)
-    count = args.requests or round(60 * args.minutes * args.per_second)
-    said = [dice.choice(texts.evaluation()) for _ in range(count)]
+    bundle, dice, sentences = open_bundle(args.bundle), random.Random(0), texts.evaluation()
+    many = sentences * 2
     with load.server(args.bundle) as pid:
-        load.closed(said[:50], 4)
-        run = partial(load.closed, clients=4) if args.requests else partial(load.opened, per_second=args.per_second)
-        run(said[: round(BEFORE * count)])
-        before = at_rest(pid)
+        load.closed(many[:50], 4)
+        carried = load.closed(many, 16)
+        rate = args.share * carried["speech_per_second"] / carried["seconds_each"]
+        count = args.requests or round(60 * args.minutes * rate)
+        said = [dice.choice(sentences) for _ in range(count)]
+        run = partial(load.closed, clients=4) if args.requests else partial(load.opened, per_second=rate)
+        rest = [at_rest(pid)]
         scale = Scale(pid)
         found = run(said)
         scale.close()
-        after = at_rest(pid)
-    name = (
-        f"{count} requests, 4 clients" if args.requests else f"{args.minutes:g} minutes, {args.per_second:g} a second"
-    )
+        rest.append(at_rest(pid))
+        again = load.closed(many, 16)
+        rest.append(at_rest(pid))
+    what = f"{count} requests, 4 clients" if args.requests else f"{args.minutes:g} minutes, {rate:.1f} a second"
     figures = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8")) if PAGE.exists() else {}
-    figures[name] = found | {
-        "bundle": bundle.digest, "cpu": machine.describe()["cpu"], "day": time.strftime("%Y-%m-%d"),
-        "growth_mb": growth(scale.seen), "first_mb": scale.seen[0][1], "last_mb": scale.seen[-1][1],
-        "rest_mb": [before, after],
+    figures[f"{what}, {time.strftime('%Y-%m-%d')}"] = found | {
+        "bundle": bundle.digest, "cpu": machine.describe()["cpu"],
+        "carried": [carried["speech_per_second"], again["speech_per_second"]],
+        "growth_mb": growth(scale.seen), "first_mb": scale.seen[0][1], "last_mb": scale.seen[-1][1], "rest_mb": rest,
     }  # fmt: skip
     print(page(figures), file=sys.stderr)
     PAGE.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -108,29 +109,25 @@ def page(figures: dict[str, Any]) -> str:
     lines = [
         "# The server for a long time",
         "",
-        "Made by `python benchmarks/soak.py`. Memory is that of the server and its processes. At rest: before, after a "
-        f"tenth as many requests, and after the run, each {REST:.0f} s behind the last answer: what it keeps. While it "
-        "speaks: growth from the second tenth of the time to the last, with whatever was being spoken at the moment.",
+        "Made by `python benchmarks/soak.py`. Requests come at random times, at 80% of what 16 clients that never rest "
+        "get out of the server just before; what they get just after says how far the machine drifted. Memory is that "
+        "of the server and its processes. At rest: before, behind the run, and behind 200 requests more by 16 clients, "
+        f"each {REST:.0f} s after the last answer: what it keeps. While it speaks: growth from the second tenth of the "
+        "time to the last, with whatever was being spoken at the moment.",
         "",
-        "| what | bundle | day | answers | underruns | TTFA p50 / p95, ms | speech per second | MB at rest, growth "
-        "| MB while it speaks, first to last, growth |",
+        "| what | bundle | CPU | speech per second: asked for, carried before, after | answers | underruns "
+        "| TTFA p50 / p95, ms | MB at rest | MB while it speaks, first to last, growth |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, f in figures.items():
         answers = ", ".join(f"{count} x {status}" for status, count in sorted(f["statuses"].items()))
         lines.append(
-            f"| {name} | {f['bundle'][:12]} | {f['day']}, {f['cpu']} | {answers} | {f['underruns']} | "
-            f"{f['ttfa_ms']['p50']:.0f} / {f['ttfa_ms']['p95']:.0f} | {f['speech_per_second']:.1f} | "
-            f"{_rest(f)} | {f['first_mb']:.0f} to {f['last_mb']:.0f}, {f['growth_mb']:+.1f} |"
+            f"| {name} | {f['bundle'][:12]} | {f['cpu']} | {f['speech_per_second']:.1f}, {f['carried'][0]:.1f}, "
+            f"{f['carried'][1]:.1f} | {answers} | {f['underruns']} | {f['ttfa_ms']['p50']:.0f} / "
+            f"{f['ttfa_ms']['p95']:.0f} | {', '.join(f'{mb:.0f}' for mb in f['rest_mb'])} | {f['first_mb']:.0f} to "
+            f"{f['last_mb']:.0f}, {f['growth_mb']:+.1f} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _rest(figures: dict[str, Any]) -> str:
-    if "rest_mb" not in figures:
-        return "not read"
-    before, after = figures["rest_mb"]
-    return f"{before:.0f} to {after:.0f}, {after - before:+.1f}"
 
 
 if __name__ == "__main__":

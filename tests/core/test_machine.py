@@ -117,3 +117,36 @@ print(before - resident())
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True)
     assert float(told.stdout) > 100
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps freed heap, others do not")
+def test_large_blocks_are_given_back_when_they_are_freed() -> None:
+    """glibc maps the first ones too, and keeps the next in its heap, where what lives above them holds them."""
+    code = """
+import ctypes
+import sys
+from vivace.core.machine import map_large_blocks, resident
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+def block(size):
+    made = libc.malloc(size)
+    ctypes.memset(made, 1, size)
+    return made
+if sys.argv[1] == "mapped":
+    map_large_blocks()
+libc.free(block(8_000_000))  # after this glibc's own limit is 8 MB
+large = []
+for _ in range(30):
+    large.append(block(2_000_000))
+    block(60_000)  # lives on
+before = resident()
+for made in large:
+    libc.free(made)
+print(before - resident())
+"""
+    told = [
+        float(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("mapped", "as it is")
+    ]
+    assert told[0] > 50 > 20 > told[1]

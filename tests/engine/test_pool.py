@@ -473,3 +473,20 @@ def test_an_engine_leaves_sessions_open_that_are_not_its_own(toy: Bundle) -> Non
             assert ends(run(one, Request("a", "hi"))) == {"a": "stop"}
     for session in sessions.values():
         session.close()
+
+
+def test_a_pool_that_has_rested_speaks_as_before(voice: Bundle) -> None:
+    with Pool(voice, 1) as pool:
+        said = [next(iter(speak_all(pool, [Request("a", MANY, seed=3)])))[1].samples]
+        pool.rest()
+        said.append(next(iter(speak_all(pool, [Request("a", MANY, seed=3)])))[1].samples)
+    assert np.array_equal(*said)
+
+
+def test_every_session_that_can_rests(voice: Bundle) -> None:
+    rested = []
+    with Pool(voice, 1) as pool:
+        for name, session in pool._sessions.items():
+            session.rest = lambda name=name: rested.append(name)
+        pool.rest()
+        assert rested == [stage.name for stage in voice.stages]

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from vivace.core.bundle import Bundle
@@ -110,3 +114,36 @@ def test_closing_twice_is_no_error_and_running_after_it_is(session: Session) -> 
     session.close()
     with pytest.raises(ModelError, match="closed"):
         session.run({"latent": LATENT})
+
+
+def test_a_session_that_rests_hands_back_what_runs_took(toy: Bundle) -> None:
+    """In a process of its own: the arena is one for all sessions."""
+    stage = toy.stage("decoder")
+    code = f"""
+import numpy as np
+import onnx
+import onnx.parser
+from pathlib import Path
+from vivace.core.bundle import open_bundle
+from vivace.core.machine import resident
+from vivace.core.stage import RuntimeOptions
+from vivace.runtimes import onnxruntime
+toy = open_bundle(Path({str(toy.path)!r}))
+session = onnxruntime.open(toy.stage("decoder"), toy.file({stage.file!r}), RuntimeOptions(threads=1))
+latent = np.ones((1, 16, 40_000), np.float32)
+first = session.run({{"latent": latent}})["output"]
+session.rest()
+again = session.run({{"latent": latent}})["output"]
+del again
+before = resident()
+session.rest()
+print(before - resident(), np.array_equal(first, session.run({{"latent": latent}})["output"]))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert float(told[0]) > 5 and told[1] == "True"
+
+
+def test_the_graph_that_shrinks_the_arena_is_what_its_comment_says() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) { y = Identity(x) }'
+    assert onnx.load_from_string(runtime.IDENTITY) == onnx.parser.parse_model(text)
+    assert text in Path(runtime.__file__).read_text(encoding="utf-8")

@@ -276,3 +276,14 @@ def test_an_output_keeps_its_name_where_openvino_joins_tensors(tmp_path: Path) -
     stage = Stage("s", "s.onnx", runtime="openvino", inputs={"x": TensorSpec("float32", ("n",))}, outputs=outputs)
     session = runtime.open(stage, tmp_path / "s.onnx", RuntimeOptions(threads=1))
     assert set(session.run({"x": np.ones(3, np.float32)})) == {"key", "value"}
+
+
+def test_a_session_that_has_rested_runs_as_before(toy: Bundle) -> None:
+    stage = toy.stage("decoder")
+    session = runtime.open(stage, toy.file(stage.file), ONE)
+    latent = {"latent": np.ones((1, 16, 50), np.float32)}
+    first = session.run(latent)["output"].copy()
+    session.rest()
+    assert np.array_equal(session.run(latent)["output"], first)
+    session.close()
+    session.rest()

@@ -27,6 +27,7 @@ CPU_FLAGS = (
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})  # x86: one of them multiplies in bf16
 
 PROC = Path("/proc")
+M_MMAP_THRESHOLD = -3  # malloc.h
 HIDE = "VIVACE_HIDE_CPU_FLAGS"  # comma-separated flags to be treated as absent: how a tool decides without them
 
 
@@ -54,19 +55,26 @@ def resident(field: str = "VmRSS", pid: int = 0) -> float:
 
 
 @cache
-def _trim() -> Any:
+def _glibc(name: str) -> Any:
     import ctypes
 
     try:
-        return ctypes.CDLL(None).malloc_trim
+        return getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):  # not glibc
-        return lambda pad: 0
+        return lambda *given: 0
 
 
 def give_back() -> None:
     """Hands heap that is free, but kept by glibc for later, back to the system; elsewhere nothing. Requests that were
     spoken at once for a moment would otherwise cost their memory for ever (malloc_trim(3))."""
-    _trim()(0)
+    _glibc("malloc_trim")(0)
+
+
+def map_large_blocks() -> None:
+    """From now on this process hands blocks of 1 MB and more back as soon as they are freed; without glibc nothing. By
+    itself it learns to keep larger and larger ones in its heap, which fills with holes (M_MMAP_THRESHOLD in
+    mallopt(3))."""
+    _glibc("mallopt")(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def cache_folder() -> Path:

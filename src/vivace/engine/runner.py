@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.errors import VivaceError
-from vivace.core.machine import cores, give_back, resident
+from vivace.core.machine import cores, give_back, map_large_blocks, resident
 from vivace.core.speech import FIRST_CHUNK, Event, Request
 from vivace.core.stage import RuntimeOptions
 from vivace.engine.pool import Pool
@@ -40,7 +40,7 @@ WARM_TEXT = (
     "clause here and another clause there, so that what a long text needs is known before the first one comes."
 )
 AT_ONCE = 16_384  # bytes that a pipe takes without waiting if it takes any (Linux: a quarter of its room is free)
-GIVE_BACK = 5.0  # seconds from work to handing free heap back, here and in the child
+GIVE_BACK = 5.0  # seconds from the last work to handing memory back, here and in the child
 TOGETHER = 32  # requests that a model which moves in steps speaks at once, if its cache has room for them
 
 
@@ -301,6 +301,7 @@ def _work(pipe: Connection, path: Path, plan: Plan, limit: int, warm: bool) -> N
 def open_pool(path: Path, plan: Plan, limit: int, *, warm: bool = True) -> Pool:
     """A pool for a process of its own, which has spoken its first words. Raises VivaceError if it cannot."""
     sys.setswitchinterval(5e-4)  # seconds; audio that is ready must not wait for those who make more
+    map_large_blocks()
     options = RuntimeOptions(threads=plan.threads)
     most = max(2 * limit, plan.workers)
     pool = Pool(open_bundle(path), plan.workers, options, batch=plan.batch, warm=warm, limit=most)
@@ -357,9 +358,10 @@ def _speak(pipe: Connection, path: Path, plan: Plan, limit: int, *, warm: bool) 
 
     def tidy() -> None:
         while spoken.wait():
-            time.sleep(GIVE_BACK)
             spoken.clear()
-            give_back()
+            if not spoken.wait(GIVE_BACK):
+                pool.rest()
+                give_back()
 
     pool.tell(send)
     for todo in (receive, tidy):
