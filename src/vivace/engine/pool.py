@@ -25,8 +25,8 @@ from vivace.engine.sessions import open_sessions
 MOST_REQUESTS = 256  # that have not ended
 MOST_LARGER = 4  # times as large as asked for may the first chunk be, where many wait
 PATIENCE = 1.0  # seconds between two turns of a request that nobody listens to yet
-URGENT = 0.5  # seconds of audio left with which a request that has begun comes before a new one
-MOST_PASSED = 12  # times in a row that it does
+URGENT = 1.0  # seconds of audio left with which a request that has begun comes before a new one
+MOST_PASSED = 6  # times in a row that it does
 MOST_EVENTS = 64  # that were not read; with more, the workers wait
 
 
