@@ -193,11 +193,11 @@ def page(
     ]
     for label, bundle in voices.items():
         told = evaluate(bundle, sentences, metrics=METRICS, seed=0).measurements if quality else ()
-        figures = {measurement.name: _interval(measurement, 3) for measurement in told}
+        figures = {measurement.name: _interval(measurement.value, measurement, 3) for measurement in told}
         row = [
             label,
             f"{sizes[label] / 1e6:.1f}",
-            "1" if taken[label] is first else _interval(stats.median_ratio(first, taken[label]), 2),
+            "1" if taken[label] is first else _times(first, taken[label]),
             _worst(equal.get(label)),
             *(figures.get(name, "") for name in METRICS),
         ]
@@ -212,10 +212,15 @@ def page(
     return lines
 
 
-def _interval(found: Measurement | stats.Interval, digits: int) -> str:
+def _times(first: list[float], own: list[float]) -> str:
+    ratio = stats.median_ratio(first, own)
+    return _interval(ratio.mean, ratio, 2)
+
+
+def _interval(value: float, found: Measurement | stats.Interval, digits: int) -> str:
     if found.low is None or found.high is None:
-        return f"{found.value:.{digits}f}"
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
 def _worst(found: list[float] | None) -> str:

@@ -146,7 +146,11 @@ for made in large:
 print(before - resident())
 """
     told = [
-        float(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code, how], capture_output=True, text=True, encoding="utf-8", check=True
+            ).stdout
+        )
         for how in ("mapped", "as it is")
     ]
     assert told[0] > 50 > 20 > told[1]

@@ -139,7 +139,9 @@ before = resident()
 session.rest()
 print(before - resident(), np.array_equal(first, session.run({{"latent": latent}})["output"]))
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True
+    ).stdout.split()
     assert float(told[0]) > 5 and told[1] == "True"
 
 
