@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from vivace.core.errors import ModelError
-from vivace.families._torch_onnx import Input, prove
+from vivace.families._torch_onnx import Input, convert, prove
 
 GIVEN = Input((None, None, 2), "float32")
 
@@ -32,3 +32,17 @@ def test_a_model_that_takes_nothing_proves_nothing() -> None:
 
     with pytest.raises(ModelError, match=r"nothing could be compared.*wants 17 columns"):
         prove(picky, identity(), GIVEN)
+
+
+def test_a_squeeze_of_an_axis_that_stays_open_changes_nothing_as_in_pytorch() -> None:
+    """Keras's `take` has one; ONNX's Squeeze would fail on every length but 1."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+
+    class Taken(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return x.ravel().squeeze(0).reshape(x.shape) * 2
+
+    module = Taken().eval()
+    graph = convert(module, lambda x: module(torch.from_numpy(x)).numpy(), Input((None, None), "float32"))
+    assert "Squeeze" not in {node.op_type for node in graph.graph.node}

@@ -81,7 +81,23 @@ def export(module: Any, example: Array, shape: tuple[int | None, ...]) -> Any:
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(module, (torch.from_numpy(example),), **asked)
     assert program is not None
-    return program.model_proto
+    return squeeze_as_torch(program.model_proto)
+
+
+def squeeze_as_torch(graph: Any) -> Any:
+    """The graph, changed in place: PyTorch leaves an axis that is not 1 where `squeeze` names it and ONNX fails there,
+    but the exporter writes the node all the same. By its record of shapes such a node keeps the number of axes."""
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.graph.value_info, *graph.graph.input, *graph.graph.output)
+        if value.type.tensor_type.HasField("shape")
+    }
+    for node in graph.graph.node:
+        rank = ranks.get(node.output[0])
+        if node.op_type == "Squeeze" and rank is not None and rank == ranks.get(node.input[0]):
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
+    return graph
 
 
 @contextlib.contextmanager
