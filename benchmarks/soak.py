@@ -26,6 +26,7 @@ from vivace.workflows import texts
 
 PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "soak.md"
 EVERY = 2.0  # seconds between two looks at the memory
+SHARE = 0.8  # of what 16 clients get out of it at the start
 REST = 20.0  # seconds in which nothing is asked, before memory at rest is read
 
 
@@ -73,7 +74,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--share", type=float, default=0.8, help="of what 16 clients get out of it at the start")
     parser.add_argument("--requests", type=int, default=0, help="so many from 4 clients, instead of minutes")
     args = parser.parse_args()
     bundle, dice, sentences = open_bundle(args.bundle), random.Random(0), texts.evaluation()
@@ -81,7 +81,7 @@ def main() -> int:
     with load.server(args.bundle) as pid:
         load.closed(many[:50], 4)
         carried = load.closed(many, 16)
-        rate = args.share * carried["speech_per_second"] / carried["seconds_each"]
+        rate = SHARE * carried["speech_per_second"] / carried["seconds_each"]
         count = args.requests or round(60 * args.minutes * rate)
         said = [dice.choice(sentences) for _ in range(count)]
         run = partial(load.closed, clients=4) if args.requests else partial(load.opened, per_second=rate)
@@ -109,11 +109,12 @@ def page(figures: dict[str, Any]) -> str:
     lines = [
         "# The server for a long time",
         "",
-        "Made by `python benchmarks/soak.py`. Requests come at random times, at 80% of what 16 clients that never rest "
-        "get out of the server just before; what they get just after says how far the machine drifted. Memory is that "
-        "of the server and its processes. At rest: before, behind the run, and behind 200 requests more by 16 clients, "
-        f"each {REST:.0f} s after the last answer: what it keeps. While it speaks: growth from the second tenth of the "
-        "time to the last, with whatever was being spoken at the moment.",
+        "Made by `python benchmarks/soak.py`. Requests come at random times, at "
+        f"{SHARE:.0%} of what 16 clients that never rest get out of the server just before; what they get just after "
+        "says how far the machine drifted. Memory is that of the server and its processes. At rest: before, behind the "
+        f"run, and behind 200 requests more by 16 clients, each {REST:.0f} s after the last answer: what it keeps. "
+        "While it speaks: growth from the second tenth of the time to the last, with whatever was being spoken at the "
+        "moment.",
         "",
         "| what | bundle | CPU | speech per second: asked for, carried before, after | answers | underruns "
         "| TTFA p50 / p95, ms | MB at rest | MB while it speaks, first to last, growth |",

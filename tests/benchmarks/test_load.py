@@ -36,13 +36,16 @@ def test_a_client_sees_times_audio_and_refusals(
         sixteen = beside(lambda: found | {"clients": 16}, 3)
         figures = {
             "machine": {"cpu": "a CPU", "cores": 2}, "bundle": "0123456789abcdef", "name": "toy",
-            "overhead": load.overhead(open_bundle(folder), "one two.", 2), "loads": [sixteen],
+            "overhead": load.overhead(open_bundle(folder), "one two.", 6), "loads": [sixteen],
             "naive": beside(lambda: one), "behind": load.behind("a long text. " * 100, "one.", 1),
             "open": beside(partial(load.opened, TEXTS, 50.0)), "above": beside(lambda: full),
         }  # fmt: skip
     assert len(sixteen["shares"]) == 3 and sixteen["shares"] == sorted(sixteen["shares"])
     assert sixteen["speech_per_second"] / sixteen["alone"] == sixteen["shares"][1]
+    added = figures["overhead"]["added_ms"]  # type: ignore[index]
+    assert added["low"] <= added["value"] <= added["high"] and added["n"] == 6
     page = load.page(figures)
+    assert "(median of 6 pairs; 95% interval " in page
     assert f"3 times: the server carries {sixteen['shares'][1]:.0%} (median;" in page
     assert "| 16 | 6 | 6 x 200 |" in page and "x 503" in page and "| 50.0 a second, at random |" in page
 

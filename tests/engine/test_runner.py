@@ -23,6 +23,7 @@ from vivace.core.bundle import MANIFEST, Bundle
 from vivace.core.speech import Event, Request
 from vivace.engine import runner
 from vivace.engine.engine import Engine, speak
+from vivace.engine.pool import Pool
 from vivace.engine.runner import Died, Plan, Runner
 
 TEXT = "One sentence. And another one of them."
@@ -242,3 +243,25 @@ def test_messages_keep_their_order_and_wait_for_nobody() -> None:
     assert not writer.is_alive()
     theirs.close()
     outbox.send("to nobody")  # who listens to the child knows that it is gone
+
+
+def test_a_child_rests_once_nothing_was_spoken_for_a_while(
+    make_toy: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs = multiprocessing.Pipe()
+    rested = threading.Event()
+    pool = Pool(make_toy(), 1)
+    monkeypatch.setattr(runner, "GIVE_BACK", 0.2)
+    monkeypatch.setattr(runner, "open_pool", lambda *_, **__: pool)
+    monkeypatch.setattr(runner, "_leave", lambda code: sys.exit(code))  # of the thread that reads, not of the tests
+    monkeypatch.setattr(pool, "rest", rested.set)
+    threading.Thread(
+        target=runner._speak, args=(theirs, Path(), Plan(1, 1, 1), 4), kwargs={"warm": False}, daemon=True
+    ).start()
+    assert mine.recv()[0] == ""
+    assert not rested.wait(0.5)  # nothing was spoken: there is nothing to hand back
+    mine.send(("submit", Request("r", TEXT)))
+    while not mine.recv().done:
+        pass
+    assert rested.wait(10)
+    mine.send(("stop", None))

@@ -332,9 +332,9 @@ def _speak(pipe: Connection, path: Path, plan: Plan, limit: int, *, warm: bool) 
     asked, spoken, sending = threading.Event(), threading.Event(), threading.Lock()
 
     def send(event: Event) -> None:
-        spoken.set()
         with sending, contextlib.suppress(OSError):
             pipe.send(event)
+        spoken.set()  # behind it: nobody waits for that
 
     def receive() -> None:
         try:
