@@ -2,6 +2,7 @@
 #   make demo   the main job on a real voice, with a report
 #   make test   lint, types and all tests
 PYTHON ?= python3
+RECIPE ?= small
 export PYTHONWARNDEFAULTENCODING = 1
 BIN = .venv/bin
 READY = .venv/.ready
@@ -10,7 +11,7 @@ COVERED = $(shell $(BIN)/python -c "import torch" 2>/dev/null || echo --cov-conf
 .PHONY: demo test test-fast lint lock clean
 
 demo: $(READY)
-	$(BIN)/vivace demo -o demo --force
+	$(BIN)/vivace demo -o demo --force --recipe $(RECIPE)
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile --cov $(COVERED) --cov-report=term-missing:skip-covered --cov-fail-under=90

@@ -146,7 +146,38 @@ def overhead(bundle: Bundle, text: str, rounds: int) -> dict[str, Any]:
                 took[name].append(1000 * arms[name](k))
     there, here = took["server"][2:], took["engine"][2:]
     added = interval([a - b for a, b in zip(there, here, strict=True)])
-    return {"server_ms": statistics.median(there), "engine_ms": statistics.median(here), "added_ms": added}
+    return {
+        "server_ms": statistics.median(there), "engine_ms": statistics.median(here), "added_ms": added,
+        "woken_ms": woken(min(rounds, 40)),
+    }  # fmt: skip
+
+
+ECHO = """import sys, time
+while sys.stdin.buffer.read(1):
+    print(time.perf_counter(), flush=True)
+"""
+
+
+def woken(times: int) -> float:
+    """Median ms until a process that sleeps sees a message whose sender computes on, as an engine does: what the
+    machine itself takes of every answer, which passes through the server and then its client."""
+
+    def busy(seconds: float) -> None:
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            pass
+
+    took = []
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+    with subprocess.Popen([sys.executable, "-c", ECHO], **pipes) as echo:
+        assert echo.stdin and echo.stdout
+        for _ in range(times):
+            busy(0.1)
+            sent = time.perf_counter()
+            echo.stdin.write(b"x")
+            busy(0.03)
+            took.append(1000 * (float(echo.stdout.readline()) - sent))
+    return statistics.median(took)
 
 
 def offline(bundle: Bundle, said: Sequence[str]) -> float:
@@ -305,7 +336,8 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"First audio of a medium text, one client: {o['server_ms']:.1f} ms, the engine alone "
         f"{o['engine_ms']:.1f} ms: the server adds {added['value']:.1f} ms (median of {added['n']} pairs; 95% interval "
-        f"{added['low']:.1f} to {added['high']:.1f}).",
+        f"{added['low']:.1f} to {added['high']:.1f}). On this machine a process that sleeps sees a message whose "
+        f"sender computes on {o['woken_ms']:.1f} ms later (median); the server and its client are such processes.",
         "",
         f"Behind each load the engine alone speaks 160 texts on both cores: {min(alone):.1f} to {max(alone):.1f} "
         "seconds of speech per second, as the machine drifts. For 16 clients that was done "

@@ -100,8 +100,9 @@ def test_the_command_line_from_import_to_report(tmp_path: Path, capsys: pytest.C
     assert cli.main([*words, "--force", "--max-mb", "1"]) == EXIT_BUDGET_NOT_MET
 
 
-def test_a_killed_run_leaves_nothing_half_written_and_goes_on(voice: Bundle, tmp_path: Path) -> None:
-    """Ctrl-C in a real process, in the middle of the scoring."""
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_killed_run_leaves_nothing_half_written_and_goes_on(voice: Bundle, tmp_path: Path, name: str) -> None:
+    """Ctrl-C, or a polite kill, in a real process, in the middle of the scoring."""
     import signal
     import time
 
@@ -121,7 +122,7 @@ def test_a_killed_run_leaves_nothing_half_written_and_goes_on(voice: Bundle, tmp
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.work/*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.Signals[name])
     told, complained = process.communicate(timeout=60)
     assert process.returncode == 130, complained
     assert "interrupted" in json.loads(told)["error"]

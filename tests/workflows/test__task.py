@@ -63,6 +63,15 @@ def test_evaluation_counts_what_is_right(bundle: Bundle, sets: tuple[Path, Path]
     assert sum(row["clips"] * row["recall"] for row in report.details["labels"]) == pytest.approx(54)
 
 
+def test_the_first_clips_are_of_every_label(bundle: Bundle, sets: tuple[Path, Path]) -> None:
+    """A sorted folder begins with one label, on which no damage would be seen."""
+    task = _task.of(bundle, *sets)
+    items = task.items(0)
+    labels = {item.split("/")[0] for item in items}
+    assert len(items) == len(set(items)) == 60 and len(labels) > 1
+    assert {item.split("/")[0] for item in items[: len(labels)]} == labels
+
+
 def test_batched_is_single(bundle: Bundle, sets: tuple[Path, Path]) -> None:
     heard = read(sets[0]).clips(8000)[:9]
     with _task.opened(bundle, 1) as model:

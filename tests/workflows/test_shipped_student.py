@@ -1,4 +1,4 @@
-"""The student in voices/ speaks: all of the text, once, with and without a cache, alone and beside others."""
+"""The students in voices/ speak: all of the text, once, with and without a cache, alone and beside others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from vivace.core.contracts import Context
 from vivace.core.speech import Request
 from vivace.core.stage import RuntimeOptions
 from vivace.engine.engine import Engine, speak
+from vivace.workflows.export import export
+from vivace.workflows.import_ import import_model
+from vivace.workflows.recipe import load
 
 pytest.importorskip("safetensors")
 
-STUDENT = Path(__file__).parents[2] / "voices" / "joe-ar"
+ROOT = Path(__file__).parents[2]
+STUDENT = ROOT / "voices" / "joe-ar"
+DECODER = ROOT / "voices" / "joe-istft"
 TEXTS = ("Hello there.", "The ferry leaves at seven, whether or not the fog has lifted from the harbour.")
 QUIET = {"noise_scale": 0.0, "noise_w": 0.0}
 
@@ -32,8 +37,9 @@ def student(real_voice: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bun
     return cached
 
 
-def test_it_is_small_enough_to_ship() -> None:
-    assert sum(file.stat().st_size for file in STUDENT.iterdir()) < 15e6
+@pytest.mark.parametrize("folder", [STUDENT, DECODER])
+def test_it_is_small_enough_to_ship(folder: Path) -> None:
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 15e6
 
 
 @pytest.mark.voice
@@ -64,3 +70,23 @@ def test_beside_others_it_says_the_same(student: Bundle) -> None:
         together = np.concatenate(pieces[str(k)])
         assert len(together) == len(samples)
         assert np.abs(together - samples).max() < 1e-3
+
+
+@pytest.mark.voice
+def test_the_decoder_takes_its_teachers_place_and_leaves_in_one_file(
+    real_voice: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)  # where its recipe is meant to be used
+    (entry,) = load("voices/joe-istft/recipe.toml").passes
+    student = registry.load("passes", entry.name).apply(
+        real_voice, tmp_path / "made", entry.settings, Context(lambda stage: [])
+    )
+    voices = (real_voice, student, import_model(export(student, tmp_path / "piper")[0], tmp_path / "again"))
+    said = []
+    for voice in voices:
+        with Engine(voice, RuntimeOptions(threads=1)) as engine:
+            said.append(speak(engine, Request("a", TEXTS[1], **QUIET)).samples)
+    teacher, own, again = said
+    assert len(own) == len(teacher) == len(again)
+    assert 0.5 < np.sqrt(np.mean(own**2) / np.mean(teacher**2)) < 2
+    assert np.abs(own - again).max() < 1e-3

@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from vivace import __version__
 from vivace.cli._common import add_output
@@ -72,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in words if not word.startswith("-")), "")
     args = parser(verb).parse_args(words)
+    if argv is None:  # a process of its own: told to end, it leaves as on Ctrl-C
+        signal.signal(signal.SIGTERM, _interrupted)
     try:
         return int(args.run(args))
     except VivaceError as error:
@@ -81,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our standard output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
+
+
+def _interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _complain(message: str, code: int, as_json: bool) -> int:

@@ -30,14 +30,15 @@ class GriffinLim:
     def __call__(self, log_mels: Array, rng: np.random.Generator) -> Samples:
         """float32[frames * hop] of log-mels [frames, mels]; the first phases are drawn from `rng`."""
         magnitude = np.sqrt(_power(self.mel, log_mels))
+        weight = _weight(len(magnitude), self.mel.fft, self.mel.hop)
         phases = np.exp(2j * np.pi * rng.random(magnitude.shape, dtype=np.float32)).astype(np.complex64)
         kept = np.zeros_like(phases)
         for _ in range(self.rounds):
-            consistent = self._spectrum(self._samples(magnitude * phases))
+            consistent = self._spectrum(self._samples(magnitude * phases, weight))
             moved = consistent + MOMENTUM * (consistent - kept)
             phases, kept = moved / np.maximum(np.abs(moved), QUIETEST), consistent
         edge = (self.mel.fft - self.mel.hop) // 2
-        whole = self._samples(magnitude * phases)
+        whole = self._samples(magnitude * phases, weight)
         found: Samples = whole[edge : edge + len(log_mels) * self.mel.hop].astype(np.float32)
         return found
 
@@ -46,11 +47,10 @@ class GriffinLim:
         found: Array = np.fft.rfft(frames * _window(self.mel.fft), axis=1)
         return found
 
-    def _samples(self, spectrum: Array) -> Array:
+    def _samples(self, spectrum: Array, weight: Array) -> Array:
         """Windowed frames added up, over the sum of the squared windows."""
-        fft, hop = self.mel.fft, self.mel.hop
-        window = _window(fft)
-        return _added(np.fft.irfft(spectrum, fft, axis=1) * window, hop) / _weight(len(spectrum), fft, hop)
+        fft = self.mel.fft
+        return _added(np.fft.irfft(spectrum, fft, axis=1) * _window(fft), self.mel.hop) / weight
 
 
 def _added(frames: Array, hop: int) -> Array:
@@ -74,8 +74,9 @@ def _power(mel: LogMel, log_mels: Array) -> Array:
     given = np.maximum(np.exp(np.minimum(log_mels, LOUDEST)) - np.float32(SMALLEST), np.float32(QUIETEST))
     up = filters(mel)
     found: Array = np.maximum(given @ _inverse(mel), np.float32(QUIETEST))
+    wanted = given @ up.T
     for _ in range(REFINEMENTS):
-        found *= (given @ up.T) / np.maximum((found @ up) @ up.T, np.float32(QUIETEST**2))
+        found *= wanted / np.maximum((found @ up) @ up.T, np.float32(QUIETEST**2))
     return found
 
 

@@ -202,7 +202,8 @@ def trial(
             against.append(f"not smaller: {sizes[0]:.1f} -> {sizes[1]:.1f} MB")
     else:
         speed, against = gate.faster(timings, "parent", "child")
-    reasons = against + reasons + [f"the gate did not see a planted damage: {name}" for name in blind]
+    more = "more sentences or clips may show it: --damage-texts"
+    reasons = against + reasons + [f"the gate did not see a planted damage: {name} ({more})" for name in blind]
     child = Variant(f"v{number}", f"+ {label}", candidate, clips, scores, not reasons, timings)
     return found | {
         "child": child.id,
@@ -315,7 +316,7 @@ def finish(
         _outcome.measurements(rows[final.id]),
         bundles={"original": bundle.digest, "final": final.bundle.digest},
         machine=machine.describe(),
-        settings=asdict(run.settings) | {"metrics": list(run.metrics)},
+        settings=asdict(run.settings) | {"texts": len(run.sentences), "metrics": list(run.metrics)},
         details=details | run.task.details({"original": variants[0].clips, "final": final.clips}) | (extra or {}),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -171,7 +171,7 @@ def sensitivity(story: Story) -> Table | None:
     rows = [(Cell("The gate"), *verdicts)]
     rows += [(Cell(story.scale(m).title), *(_seen(story, d, m) for d in damages)) for m in metrics]
     columns = ("Judge", *(str(d.get("damage", "")) for d in damages))
-    return table("Sensitivity: deliberately damaged speech must be refused", columns, rows, tuple(range(len(columns))))
+    return table("Sensitivity: deliberate damage must be refused", columns, rows, tuple(range(len(columns))))
 
 
 def _seen(story: Story, damage: Json, metric: str) -> Cell:

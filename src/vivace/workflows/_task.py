@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -184,8 +186,13 @@ class Labels:
         self.latency = dict.fromkeys(self._batches, "")
 
     def items(self, count: int) -> list[str]:  # noqa: ARG002
-        """All of them: the first of a sorted set would be of few labels."""
-        return list(self._heard)
+        """All of them, the labels in turn: the first of a sorted set would be of few labels."""
+        seen: Counter[int] = Counter()
+        turns = {}
+        for name, label in self._classes.items():
+            turns[name] = seen[label]
+            seen[label] += 1
+        return sorted(turns, key=turns.__getitem__)
 
     def calibration_items(self) -> list[str]:
         return [f"calibration {item.name}" for item in self._calibration.items]
@@ -197,7 +204,8 @@ class Labels:
         return tuple(asked) or tuple(_labels.FIGURES)
 
     def answers(self, bundle: Bundle, items: Sequence[str], seed: int, store: Store, tell: Progress) -> Clips:
-        key = f"answers {bundle.digest} {self._evaluation.digest} {seed} {len(items)}"
+        asked = hashlib.sha256("\0".join(items).encode()).hexdigest()
+        key = f"answers {bundle.digest} {self._evaluation.digest} {seed} {asked}"
         rows = store.json(key, lambda: self._answers(bundle, items, seed, tell).tolist())
         return Clips(tuple(items), tuple(np.array(row) for row in rows), tuple(f"{key} {item}" for item in items))
 
