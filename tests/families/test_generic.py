@@ -75,6 +75,14 @@ class Net(torch.nn.Module):
 """
 
 
+def test_a_pt2_is_unpickled_only_where_it_is_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "ears.pt2"
+    path.write_bytes(b"never read")
+    path.with_suffix(".json").write_text(json.dumps(LISTENS), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"holds pickles.*--allow-code"):
+        generic.import_(path, tmp_path / "out")
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".pt2"])
 def test_a_torch_model_becomes_a_bundle(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
@@ -95,7 +103,7 @@ def test_a_torch_model_becomes_a_bundle(tmp_path: Path, suffix: str, monkeypatch
         axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
         program = torch.export.export(net.eval(), (torch.zeros(2, 40, 20),), dynamic_shapes=(axes,))
         torch.export.save(program, path)
-    bundle = import_model(path, tmp_path / "out", **({"custom": custom} if custom else {}))
+    bundle = import_model(path, tmp_path / "out", **({"custom": custom} if custom else {"allow_code": True}))
     session = open_sessions(bundle, RuntimeOptions(threads=1))["model"]
     x = np.random.default_rng(0).standard_normal((3, 71, 20)).astype(np.float32)
     found = next(iter(session.run({next(iter(bundle.stages[0].inputs)): x}).values()))

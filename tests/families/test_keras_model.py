@@ -170,7 +170,9 @@ def test_a_custom_class_is_asked_for_and_taken(tmp_path: Path, monkeypatch: pyte
     bundle = import_model(path, tmp_path / "out", custom=["my_layers:Louder"])
     x = np.random.default_rng(1).standard_normal((2, 40, 20)).astype(np.float32)
     assert np.abs(run(bundle, x) - model.predict(x, verbose=0)).max() < 1e-5
-    again = keras_model.source(bundle)
+    with pytest.raises(UsageError, match=r"--custom my_layers:Louder"):  # a bundle imports nothing by itself
+        keras_model.source(bundle)
+    again = keras_model.source(bundle, ["my_layers:Louder"])
     assert np.allclose(again.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
 
 

@@ -85,6 +85,16 @@ def test_a_student_comes_nearer_and_goes_on(teacher: Any, tmp_path: Path, critic
     other = IstftDecoder(replace(SMALL, widths=(4,)))
     with pytest.raises(VivaceError, match="another student"):
         School(other, pairs(teacher), HOP, RATE, tmp_path, PLAN).train(0.1)
+    stranger = School(from_teacher(teacher, SMALL), pairs(teacher), HOP, RATE, tmp_path, PLAN, teacher="another voice")
+    with pytest.raises(VivaceError, match="another student"):
+        stranger.train(0.1)
+
+
+def test_a_short_sentence_in_front_is_no_obstacle(teacher: Any, tmp_path: Path) -> None:
+    lessons = [*pairs(teacher, 1, 3), *pairs(teacher)]
+    taught = School(from_teacher(teacher, SMALL), lessons, HOP, RATE, tmp_path, PLAN)
+    taught._validate()
+    assert taught.curve
 
 
 def test_a_loss_that_is_no_number_stops_and_loses_nothing(teacher: Any, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_qat_leaves_an_integer_graph_that_still_names_the_clips(bundle: Bundle, 
     assert all(w.dtype == np.int8 for w in weights(child))
     assert right(child) > 0.95
     assert child.history[-1].name == "qat"
-    assert not list(tmp_path.glob(".*weights*")), "the checkpoint goes when the pass is done"
+    assert not list(tmp_path.glob(".*training*")), "the checkpoint goes when the pass is done"
 
 
 def test_rounding_is_that_of_the_quantized_graph() -> None:
@@ -110,7 +110,7 @@ def test_thinning_keeps_the_largest() -> None:
     assert finetune_sparse.thinned(weight, 0.1) is weight
 
 
-def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_training_ends_where_one_without_a_break_does(tmp_path: Path) -> None:
     x, y = lesson(60)
     seen: list[str] = []
 
@@ -119,15 +119,40 @@ def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
         if "epoch 2/3" in message and len(seen) < 100:
             raise KeyboardInterrupt
 
-    asked: dict[str, Any] = {"epochs": 3, "rate": 0.001, "batch": 20, "checkpoint": tmp_path / "c.weights.h5"}
+    asked: dict[str, Any] = {"epochs": 3, "rate": 0.001, "batch": 20, "checkpoint": tmp_path / "c.npz"}
     with pytest.raises(KeyboardInterrupt):
         _retrain.train(keras_maker.classifier(8), x, y, tell=stop, **asked)
-    assert (tmp_path / "c.weights.h5").is_file()
+    assert (tmp_path / "c.npz").is_file()
     later: list[str] = []
-    _retrain.train(keras_maker.classifier(8), x, y, tell=lambda message, share: later.append(message), **asked)
+    steps: list[int] = []
+    resumed, straight = keras_maker.classifier(8), keras_maker.classifier(8)
+    _retrain.train(resumed, x, y, tell=lambda message, share: later.append(message), each_step=steps.append, **asked)
     assert "training, epoch 2/3" in later
     assert "training, epoch 1/3" not in later
+    assert steps == [4, 5, 6, 7, 8, 9]  # three in an epoch
     assert not list(tmp_path.iterdir())
+    _retrain.train(straight, x, y, tell=lambda message, share: None, **asked)
+    for a, b in zip(resumed.get_weights(), straight.get_weights(), strict=True):
+        assert np.allclose(a, b, atol=1e-6)
+
+
+def test_only_epochs_from_which_on_the_best_counts_can_be_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sparse enough only later: an early epoch that names more clips is not what was asked for."""
+    x, y = lesson(60)
+    model = keras_maker.classifier(8)
+    shares = iter((1.0, 0.0))
+    monkeypatch.setattr(
+        type(model),
+        "predict",
+        lambda self, clips, verbose: np.eye(3)[
+            (y[np.random.default_rng(0).permutation(60)[::10]] + (next(shares) < 0.5)) % 3
+        ],
+    )
+    _retrain.train(
+        model, x, y, epochs=2, rate=0.001, batch=20, checkpoint=tmp_path / "c.npz", tell=lambda message, share: None,
+        each_step=lambda step: model.get_layer(index=-1).bias.assign(np.full(3, float(step))), best_from=2,
+    )  # fmt: skip
+    assert model.get_layer(index=-1).bias.numpy().tolist() == [6.0] * 3
 
 
 @pytest.mark.parametrize("module", [qat, finetune_sparse])

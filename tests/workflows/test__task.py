@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from vivace.core.audio import Audio
 from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.errors import UsageError
 from vivace.workflows import _task, gate
+from vivace.workflows import classify as classify_module
 from vivace.workflows.classify import classify
 from vivace.workflows.clips import Store
 from vivace.workflows.dataset import read
@@ -121,11 +125,55 @@ def test_a_child_that_names_other_labels_is_refused(bundle: Bundle, sets: tuple[
     assert any("accuracy" in reason for reason in gate.compare(*scored, before.texts, rules)[1])
 
 
+def test_the_table_of_labels_is_of_the_clips_that_were_answered(bundle: Bundle, tmp_path: Path) -> None:
+    """The set stands in the order of its files, the answers in that in which they were asked for."""
+    material = clips(tmp_path / "test", bundle, 12, 5), clips(tmp_path / "calibration", bundle, 4, 6)
+    task = _task.of(bundle, *material)
+    items = task.items(0)
+    assert items != [item.name for item in read(material[0]).items]
+    made = task.answers(bundle, items, 0, Store(None), lambda message, share: None)
+    assert all(row["recall"] == 1 for row in task.details({"v0": made})["labels, v0"] if row["clips"])
+
+
+def test_clips_of_one_speaker_are_not_independent(bundle: Bundle, sets: tuple[Path, Path], tmp_path: Path) -> None:
+    files = sorted(sets[0].glob("*/*.wav"))
+    rows = [f"{file},{file.parent.name},speaker {k % 3}" for k, file in enumerate(files)]
+    (tmp_path / "test.csv").write_text("path,label,group\n" + "\n".join(rows), encoding="utf-8")
+    few, many = (_task.of(bundle, path, sets[1]) for path in (tmp_path / "test.csv", sets[0]))
+    quiet = lambda message, share: None  # noqa: E731
+    found = []
+    for task in (few, many):
+        made = task.answers(bundle, task.items(0), 0, Store(None), quiet)
+        scores = task.scores(made, ("accuracy",), made, Store(None), quiet)
+        found.append(gate.compare(scores, scores, made.texts, {}, made.groups)[0][0]["parent"])
+    assert found[0]["n"] == 3 and found[1]["n"] == 60
+    assert few.damaged(made, _task.DAMAGES[2], 9).groups == made.groups[:9]
+
+
+def test_labels_in_another_order_are_the_same_labels(
+    bundle: Bundle, sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = classify_module._answers
+
+    def turned(asked: Bundle, *given: Any) -> Any:
+        labels, scores = real(asked, *given)
+        return (labels[::-1], scores[:, ::-1]) if asked.name == "other" else (labels, scores)
+
+    monkeypatch.setattr(classify_module, "_answers", turned)
+    report = classify(bundle, read(sets[0]), reference=replace(bundle, name="other"))
+    assert report.details["mcnemar"]["only_child_right"] == report.details["mcnemar"]["only_parent_right"] == 0
+
+
 def test_wrong_material_is_a_sentence(bundle: Bundle, sets: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--evaluation FOLDER and --calibration FOLDER"):
         _task.of(bundle, None, sets[1])
     with pytest.raises(UsageError, match="both for calibration and for evaluation"):
         _task.of(bundle, sets[0], sets[0])
+    copied = next(sets[0].glob("*/*.wav"))
+    (tmp_path / "copy" / copied.parent.name).mkdir(parents=True)
+    shutil.copy(copied, tmp_path / "copy" / copied.parent.name / "other.wav")
+    with pytest.raises(UsageError, match="both for calibration and for evaluation"):
+        _task.of(bundle, sets[0], tmp_path / "copy")
     with pytest.raises(UsageError, match="'wer' is no metric of labels"):
         optimize(bundle, tmp_path / "out", single("int8_static", {}), metrics=["wer"], task=_task.of(bundle, *sets))
     clips(tmp_path / "odd", bundle, 2, 3)

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from families import piper_maker  # noqa: E402
 from vivace.core import registry  # noqa: E402
 from vivace.core.bundle import Bundle  # noqa: E402
-from vivace.core.errors import ModelError, UsageError  # noqa: E402
+from vivace.core.errors import MissingDependency, ModelError, UsageError, VivaceError  # noqa: E402
 from vivace.core.speech import Request  # noqa: E402
 from vivace.core.stage import RuntimeOptions  # noqa: E402
 from vivace.engine.engine import Engine, speak  # noqa: E402
@@ -103,6 +103,36 @@ def test_training_goes_on_where_it_was(teacher: Bundle, tmp_path: Path) -> None:
     third = school()
     third.train(first.seconds / 60 + 0.01)
     assert third.count > first.count
+
+
+def test_neither_another_teacher_nor_a_loss_that_is_no_number_spoils_a_checkpoint(
+    teacher: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def school(name: str = "one") -> School:
+        return School(small(teacher), lessons_of(teacher), tmp_path / "work", teacher=name)
+
+    school().train(0.01)
+    kept = (tmp_path / "work" / "checkpoint.pt").read_bytes()
+    with pytest.raises(VivaceError, match="another student"):
+        school("another").train(1.0)
+    bad = school()
+    monkeypatch.setattr(bad.student.prior, "forward", lambda read: read[..., : bad.shape.mels] * float("nan"))
+    with pytest.raises(VivaceError, match="the prior loss is no number"):
+        bad.train(1.0)
+    assert (tmp_path / "work" / "checkpoint.pt").read_bytes() == kept
+    assert all(torch.isfinite(value).all() for value in bad.student.state_dict().values())
+
+
+def test_what_is_missing_here_is_not_kept_as_unspeakable(
+    teacher: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(self: Any, text: str) -> list[Any]:
+        raise MissingDependency("piper-tts", "piper")
+
+    monkeypatch.setattr(_lessons.Teacher, "sentences", lacking)
+    with pytest.raises(MissingDependency):
+        _lessons.write_lessons(teacher, TEXTS, tmp_path / "lessons", lambda message, share: None)
+    assert not list((tmp_path / "lessons").iterdir())
 
 
 def test_only_a_piper_voice_with_one_speaker_teaches(toy: Bundle, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ def test_what_cannot_teach(toy: Bundle, tmp_path: Path) -> None:
         distill_decoder.distill_decoder(toy, tmp_path / "out", TEXTS)
     with pytest.raises(UsageError, match="none of the texts"):
         distill_decoder.read_pairs([])
+    stages = tuple(replace(toy.stages[0], name=name) for name in ("text", "flow", "decoder"))
+    coqui = replace(toy, family="coqui", voices=(), stages=stages)
+    with pytest.raises(UsageError, match="vivace export --to piper"):  # before hours of training, not after
+        distill_decoder.distill_decoder(coqui, tmp_path / "out", TEXTS)
 
 
 @pytest.mark.parametrize(

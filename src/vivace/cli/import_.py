@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--custom", action="append", metavar="MODULE:CLASS", help="a class that a Keras or PyTorch file needs"
     )
-    parser.add_argument("--allow-code", action="store_true", help="run the code inside a Keras file (Lambda layers)")
+    parser.add_argument("--allow-code", action="store_true", help="run the code inside a file (Lambda layers, .pt2)")
     parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
 
 

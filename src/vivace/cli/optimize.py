@@ -60,6 +60,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluation", type=Path, help="your own evaluation sentences, one a line, or labelled clips")
     parser.add_argument("--calibration", type=Path, help="your own calibration sentences, one a line, or clips")
     parser.add_argument("--training", type=Path, help="labelled clips, for passes that train")
+    parser.add_argument(
+        "--custom", action="append", default=[], metavar="MODULE:CLASS", help="a class that a pass needs to train on"
+    )
     parser.add_argument("--force", action="store_true", help="replace the output folder if it exists")
     parser.add_argument("--keep-work", action="store_true", help="keep every candidate and clip beside the output")
     add_settings(parser.add_argument_group("the gate"), Settings)  # type: ignore[arg-type]
@@ -107,15 +110,18 @@ def _work(args: argparse.Namespace) -> Callable[..., Any]:
     if args.search:
         if args.set:
             raise UsageError("--set belongs to --pass; a search finds the settings")
+        if args.custom:
+            raise UsageError("--custom belongs to --pass and --recipe; a search trains nothing")
         given = {key: value for key in ("objective", "minutes") if (value := getattr(args, key)) is not None}
         return partial(search, wanted=parse(Settings, given, "optimize", flags=True))
     if args.recipe and (args.set or args.objective):
         raise UsageError("--set and --objective belong to --pass; a recipe has them in its .toml file")
     if args.recipe:
-        return partial(optimize, recipe=recipe.load(args.recipe))
+        return partial(optimize, recipe=recipe.load(args.recipe), custom=args.custom)
     if args.objective not in (None, *recipe.OBJECTIVES):
         raise UsageError(f"--objective is {args.objective!r}; with --pass, choose from {', '.join(recipe.OBJECTIVES)}")
-    return partial(optimize, recipe=recipe.single(args.pass_, pairs(args.set), args.objective or ""))
+    single = recipe.single(args.pass_, pairs(args.set), args.objective or "")
+    return partial(optimize, recipe=single, custom=args.custom)
 
 
 def show(details: dict[str, Any] | Any) -> None:

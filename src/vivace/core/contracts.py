@@ -109,7 +109,7 @@ class Context:
     `calibration(stage)` gives that stage's real inputs, one mapping for each calibration text.
     `remember(key, compute)`, where given, keeps JSON values between applications to the same texts: a search applies
     one pass many times. `training()`, where the user gave labelled clips to train on, gives the inputs of the model's
-    stage and the place of each one's label.
+    stage and the place of each one's label. `custom` are the user's own classes, "module:Class", that may be imported.
     """
 
     calibration: Callable[[str], list[dict[str, Array]]]
@@ -117,6 +117,7 @@ class Context:
     threads: int = 1
     remember: Callable[[str, Callable[[], Any]], Any] | None = None
     training: Callable[[], tuple[Array, Array]] | None = None
+    custom: Sequence[str] = ()
 
 
 class Pass(Protocol):

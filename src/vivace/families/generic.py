@@ -1,6 +1,7 @@
 """Any model with one input and one output and an adapter beside it (see _adapter): NAME.onnx, NAME.pt2 or NAME.pt.
 
-A .pt2 file is what torch.export saves. A .pt file holds a state dict, nothing else; its class comes by
+A .pt2 file is what torch.export saves; PyTorch unpickles what is in it, which can run any program, so it is read only
+with `--allow-code`. A .pt file holds a state dict, nothing else; its class comes by
 `--custom module:Class`, its input by the adapter: "input": {"shape": ["batch", "time", 64], "dtype": "float32"}.
 """
 
@@ -27,14 +28,28 @@ def recognise(path: Path) -> bool:
     return path.suffix in SUFFIXES and _adapter.beside(path)
 
 
-def import_(path: Path, out: Path, *, overwrite: bool = False, custom: Sequence[str] = (), adapter: str = "") -> Bundle:
-    """`custom` names the class of a state dict as "module:Class". Raises ModelError for what cannot be read."""
+def import_(
+    path: Path,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    custom: Sequence[str] = (),
+    adapter: str = "",
+    allow_code: bool = False,
+) -> Bundle:
+    """`custom` names the class of a state dict as "module:Class"; `allow_code` reads .pt2 files. Raises ModelError for
+    what cannot be read."""
     path = Path(path)
     if path.suffix not in SUFFIXES or not path.is_file():
         raise ModelError(f"{path} is no {', '.join(SUFFIXES)} file")
     model = _read_onnx(path) if path.suffix == ".onnx" else None
     told = _adapter.find(path, adapter)
     if model is None:
+        if path.suffix == ".pt2" and not allow_code:
+            raise ModelError(
+                f"{path} holds pickles, which can run any program when PyTorch reads them; pass --allow-code if you "
+                "trust the file, or save its state dict (NAME.pt), or an ONNX file"
+            )
         model = _from_torch(path, told, custom)
     stage = _tasks.stage_of(model)
     if len(stage.inputs) != 1 or len(stage.outputs) != 1:

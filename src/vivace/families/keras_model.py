@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vivace.core.bundle import Bundle, write_bundle
-from vivace.core.errors import ModelError
+from vivace.core.errors import ModelError, UsageError
 from vivace.core.stage import Session, Stage
 from vivace.families import _adapter, _keras_file, _tasks
 from vivace.families._keras_file import save as save
@@ -76,12 +76,15 @@ def converted(model: Any) -> tuple[Any, Stage]:
     return made, _tasks.stage_of(made)
 
 
-def source(bundle: Bundle) -> Any:
-    """The Keras model that a bundle was made from, to be trained on. Raises ModelError if it keeps none."""
+def source(bundle: Bundle, custom: Sequence[str] = ()) -> Any:
+    """The Keras model that a bundle was made from, to be trained on. Raises ModelError if it keeps none, and UsageError
+    if it wants classes that are not in `custom`: a bundle may come from anywhere, and imports nothing by itself."""
     if SOURCE not in bundle.files:
         raise ModelError(f"{bundle.path} keeps no Keras model to train; import the .keras file again")
-    # What the user allowed at import is in the bundle's manifest; its files are guarded by digests.
-    return _keras_file.load(bundle.file(SOURCE), bundle.defaults.get("custom", ()))
+    if wanted := [name for name in bundle.defaults.get("custom", ()) if name not in custom]:
+        asked = " ".join(f"--custom {name}" for name in wanted)
+        raise UsageError(f"{bundle.path} was made with classes of your own; to import them again, pass {asked}")
+    return _keras_file.load(bundle.file(SOURCE), custom)
 
 
 def export(bundle: Bundle, out: Path) -> list[Path]:

@@ -85,15 +85,17 @@ class Critic(nn.Module):
 
 class School:
     """`student` makes samples [rows, 1, time] of latents. `guide`, where given, makes of latents the features that the
-    student's `with_features` should be near to, where the two have the same shape."""
+    student's `with_features` should be near to, where the two have the same shape. `teacher` names whose pairs they
+    are: a checkpoint of another one's is refused."""
 
     def __init__(
         self, student: nn.Module, pairs: Sequence[Pair], hop: int, rate: int, folder: Path, plan: Plan | None = None,
-        guide: Guide | None = None,
+        guide: Guide | None = None, teacher: str = "",
     ) -> None:  # fmt: skip
         self.plan = p = plan or Plan()
         torch.manual_seed(p.seed)
-        self.student, self.folder, self._guide = student, folder, guide
+        self.student, self.folder, self._guide, self._teacher = student, folder, guide, teacher
+        pairs = [pair for pair in pairs if pair.latent.shape[1] >= p.frames + 2 * p.margin] or pairs
         held = max(1, len(pairs) // 20)
         self._crops = Crops(pairs[held:], hop, p.frames, p.margin, p.seed)
         self._held = Crops(pairs[:held], hop, p.frames, p.margin, p.seed + 1).batch(HELD_OUT)
@@ -217,7 +219,7 @@ class School:
         kept: dict[str, Any] = {
             "student": self.student.state_dict(), "mean": self.mean, "optimizer": self._optimizer.state_dict(),
             "critics": self._critics.state_dict(), "critics_optimizer": self._critics_optimizer.state_dict(),
-            "seconds": self.seconds, "count": self.count, "curve": self.curve,
+            "seconds": self.seconds, "count": self.count, "curve": self.curve, "teacher": self._teacher,
         }  # fmt: skip
         temporary = self.folder / ".checkpoint.pt"
         torch.save(kept, temporary)
@@ -230,7 +232,8 @@ class School:
             return
         kept = torch.load(file, weights_only=True)
         shapes = {name: value.shape for name, value in kept["student"].items()}
-        if shapes != {name: value.shape for name, value in self.student.state_dict().items()}:
+        another = kept.get("teacher", self._teacher) != self._teacher
+        if another or shapes != {name: value.shape for name, value in self.student.state_dict().items()}:
             raise VivaceError(f"{file} is of another student; give another work folder, or remove it")
         self.student.load_state_dict(kept["student"])
         self._optimizer.load_state_dict(kept["optimizer"])

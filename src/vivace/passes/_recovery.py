@@ -17,7 +17,7 @@ import numpy as np
 from vivace.core import machine, registry
 from vivace.core.bundle import Bundle
 from vivace.core.contracts import Context
-from vivace.core.errors import UsageError, VivaceError
+from vivace.core.errors import TextError, UsageError
 from vivace.core.stage import Array, RuntimeOptions, Session, seeded
 
 NOISE, LENGTH = (0.0, 0.667), (0.9, 1.1)  # scales that lessons are drawn with: the listener may ask for any
@@ -45,8 +45,8 @@ def recovered(
     key = hashlib.sha256(json.dumps([teacher.digest, dict(told)], sort_keys=True).encode()).hexdigest()[:32]
     folder = machine.cache_folder() / "recovery" / key
     pairs = [school.Pair(latent, samples) for latent, samples in lessons(teacher, texts, context)]
-    plan = school.Plan(rate=rate)
-    taught = school.School(student, pairs, int(teacher.defaults["hop"]), teacher.sample_rate, folder, plan)
+    plan, hop = school.Plan(rate=rate), int(teacher.defaults["hop"])
+    taught = school.School(student, pairs, hop, teacher.sample_rate, folder, plan, teacher=teacher.digest)
     try:
         return taught.train(minutes, lambda message, share: context.progress(f"recovering: {message}", share))
     except school.Diverged as error:
@@ -63,7 +63,8 @@ def lessons(teacher: Bundle, texts: str, context: Context) -> Iterator[tuple[Arr
     rounds = -(-LESSONS // len(tokens))
     sessions = {stage.name: _open(teacher, stage.name, context.threads) for stage in teacher.stages}
     try:
-        for k, (ids, speaker) in enumerate(tokens * rounds):
+        # One sentence's takes side by side: those that are held out then share none with those that are learned from.
+        for k, (ids, speaker) in enumerate(one for one in tokens for _ in range(rounds)):
             context.progress(f"the teacher speaks {k + 1}/{len(tokens) * rounds}", k / (len(tokens) * rounds))
             latent, samples = _spoken(sessions, ids, speaker, k)
             yield latent.astype(np.float16), samples.astype(np.float16)
@@ -90,7 +91,7 @@ def _tokens(teacher: Bundle, texts: str, context: Context) -> Iterator[tuple[Arr
         try:
             for ids in front_end.tokens(line, voice):
                 yield np.array(ids, np.int64), first
-        except VivaceError:  # a line that cannot be spoken teaches nothing
+        except TextError:  # a line that cannot be spoken teaches nothing
             continue
 
 

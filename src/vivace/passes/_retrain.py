@@ -6,6 +6,7 @@ lies beside the output, so that an interrupted pass goes on where it was.
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vivace.core import registry
-from vivace.core.bundle import Bundle, Step
+from vivace.core.bundle import Bundle, Step, atomic_file
 from vivace.core.contracts import Context
 from vivace.core.errors import UsageError
 from vivace.core.stage import Array, Stage
@@ -43,46 +44,65 @@ def train(
     batch: int,
     checkpoint: Path,
     tell: Callable[[str, float], None],
-    each_step: Callable[[], None] = lambda: None,
+    each_step: Callable[[int], None] = lambda step: None,
+    best_from: int = 1,
 ) -> None:
-    """Fits the model in place by Adam with a falling rate; ends with the weights of its best epoch.
+    """Fits the model in place by Adam with a falling rate; ends with the weights of its best epoch, of those from
+    `best_from` on.
 
-    `each_step` is called after every step of the optimizer. `checkpoint` is a file of weights and its progress, left
-    behind only by an interruption.
+    `each_step` is called after every step of the optimizer, with the steps that were made. `checkpoint` is a file of
+    weights, the best ones and the optimizer's state, left behind only by an interruption.
     """
     import keras
 
     rng = np.random.default_rng(0)
     order = rng.permutation(len(x))
     held, learnt = order[::HELD_OUT], np.setdiff1d(order, order[::HELD_OUT])
-    steps = epochs * -(-len(learnt) // batch)
+    each = -(-len(learnt) // batch)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not _probabilities(model))
-    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, max(1, steps))), loss)
-    progress = checkpoint.with_suffix(".json")
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, max(1, epochs * each)))
+    model.compile(optimizer, loss)
+    optimizer.build(model.trainable_variables)  # now: what is not built yet reads no state
     done, best, kept = 0, -1.0, model.get_weights()
-    if progress.is_file() and checkpoint.is_file():
-        model.load_weights(checkpoint)
-        told = json.loads(progress.read_text(encoding="utf-8"))
-        done, best, kept = int(told["epochs"]), float(told["best"]), model.get_weights()
+    if checkpoint.is_file():
+        done, best, kept = _resume(model, optimizer, checkpoint)
     for epoch in range(done, epochs):
         shuffled = np.random.default_rng(epoch).permutation(learnt)
-        for first in range(0, len(shuffled), batch):
-            rows = shuffled[first : first + batch]
+        for k in range(each):
+            rows = shuffled[k * batch : (k + 1) * batch]
             model.train_on_batch(x[rows], y[rows])
-            each_step()
-            tell(f"training, epoch {epoch + 1}/{epochs}", (epoch + first / len(shuffled)) / epochs)
+            each_step(epoch * each + k + 1)
+            tell(f"training, epoch {epoch + 1}/{epochs}", (epoch + k / each) / epochs)
         right = float(np.mean(model.predict(x[held], verbose=0).argmax(axis=1) == y[held]))
-        if right >= best:
+        if right >= best and epoch + 1 >= best_from:
             best, kept = right, model.get_weights()
-        model.save_weights(checkpoint)
-        progress.write_text(json.dumps({"epochs": epoch + 1, "best": best}), encoding="utf-8")
+        _keep(model, optimizer, kept, checkpoint, {"epochs": epoch + 1, "best": best})
     model.set_weights(kept)
-    for file in (checkpoint, progress):
-        file.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _keep(model: Any, optimizer: Any, best: list[Array], file: Path, told: dict[str, Any]) -> None:
+    arrays = {f"weight.{k}": w for k, w in enumerate(model.get_weights())}
+    arrays |= {f"best.{k}": w for k, w in enumerate(best)}
+    arrays |= {f"optimizer.{k}": np.asarray(v.numpy()) for k, v in enumerate(optimizer.variables)}
+    buffer = io.BytesIO()
+    np.savez(buffer, told=np.array(json.dumps(told)), **arrays)  # type: ignore[arg-type]
+    atomic_file(file, buffer.getvalue())
+
+
+def _resume(model: Any, optimizer: Any, file: Path) -> tuple[int, float, list[Array]]:
+    """(epochs that are done, the best one's share of right answers, its weights)."""
+    with np.load(file, allow_pickle=False) as data:
+        told = json.loads(str(data["told"]))
+        count = len(model.get_weights())
+        model.set_weights([data[f"weight.{k}"] for k in range(count)])
+        for k, variable in enumerate(optimizer.variables):
+            variable.assign(data[f"optimizer.{k}"])
+        return int(told["epochs"]), float(told["best"]), [data[f"best.{k}"] for k in range(count)]
 
 
 def checkpoint_of(out: Path) -> Path:
-    return out.with_name(f".{out.name}.weights.h5")
+    return out.with_name(f".{out.name}.training.npz")
 
 
 def write(

@@ -6,6 +6,7 @@ Zeros alone make no file smaller and no product faster: what stores them packed 
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from vivace.passes import _retrain
 
 SUMMARY = "Keras models: zeroes the smallest weights step by step while the rest are trained on (needs --training)"
 NEEDS: frozenset[str] = frozenset()
-VERSION = "1"
+VERSION = "2"
 OBJECTIVE = "size"
 RAMP = 0.7  # share of the steps over which the sparsity rises; the rest recover
 
@@ -53,14 +54,11 @@ def apply(bundle: Bundle, out: Path, settings: Settings, context: Context) -> Bu
 
     begun = time.perf_counter()
     x, y = _retrain.data(bundle, "finetune_sparse", context)
-    model = registry.load("families", bundle.family).source(bundle)
+    model = registry.load("families", bundle.family).source(bundle, context.custom)
     weights = _retrain.kernels(model)
-    total = settings.epochs * -(-(len(x) - len(x) // _retrain.HELD_OUT) // settings.batch)
-    step = 0
+    total = settings.epochs * -(-(len(x) - -(-len(x) // _retrain.HELD_OUT)) // settings.batch)
 
-    def prune() -> None:
-        nonlocal step
-        step += 1
+    def prune(step: int) -> None:
         share = settings.sparsity * (1 - (1 - min(1.0, step / max(1, RAMP * total))) ** 3)
         for weight in weights:
             weight.assign(thinned(np.asarray(weight.numpy()), share))
@@ -75,6 +73,7 @@ def apply(bundle: Bundle, out: Path, settings: Settings, context: Context) -> Bu
         checkpoint=_retrain.checkpoint_of(out),
         tell=context.progress,
         each_step=prune,
+        best_from=math.ceil(RAMP * settings.epochs),  # before that there are fewer zeros than asked for
     )
     for weight in weights:
         weight.assign(thinned(np.asarray(weight.numpy()), settings.sparsity))

@@ -42,7 +42,7 @@ def apply(bundle: Bundle, out: Path, settings: Settings, context: Context) -> Bu
     family = registry.load("families", bundle.family)
     if not hasattr(family, "source"):
         raise UsageError(f"keras_int8: a model of the family {bundle.family} keeps no Keras model")
-    model = family.source(bundle)
+    model = family.source(bundle, context.custom)
     context.progress("quantizing", 0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a warning for each layer that Keras leaves as it is

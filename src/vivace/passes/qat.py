@@ -45,7 +45,7 @@ def apply(bundle: Bundle, out: Path, settings: Settings, context: Context) -> Bu
     """Raises UsageError without training clips, or for a model that keeps no Keras source or has nothing to round."""
     begun = time.perf_counter()
     x, y = _retrain.data(bundle, "qat", context)
-    model = registry.load("families", bundle.family).source(bundle)
+    model = registry.load("families", bundle.family).source(bundle, context.custom)
     layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
     if not layers:
         raise UsageError("qat would change nothing: the model has no layer with a kernel")

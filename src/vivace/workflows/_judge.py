@@ -55,6 +55,7 @@ class Run:
     store: Store
     plan: Plan
     task: Task
+    custom: Sequence[str] = ()
     begun: float = field(default_factory=time.perf_counter)
     recorded: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
@@ -108,6 +109,7 @@ def prepare(
     store: Store | None = None,
     before: float = 0.0,
     task: Task | None = None,
+    custom: Sequence[str] = (),
 ) -> Run:
     """A run of about `steps` trials, after `before` seconds of other work. Raises UsageError for texts that serve
     both calibration and evaluation, and for an unknown metric."""
@@ -123,7 +125,7 @@ def prepare(
     each = APPLY_COST + judged + 3 * ROUND_COST * settings.rounds
     plan = Plan(progress, judged + trust + each * steps + 5.0 + before)
     work = work_folder(out)
-    return Run(settings, names, sentences, calibration_texts, work, store or Store(work), plan, asked)
+    return Run(settings, names, sentences, calibration_texts, work, store or Store(work), plan, asked, custom)
 
 
 def work_folder(out: Path) -> Path:
@@ -142,11 +144,11 @@ def trust(run: Run, original: Variant) -> tuple[list[Any], list[Any], list[str]]
     few = original.clips.head(count)
     before = {name: values[:count] for name, values in original.scores.items()}
     other = run.speak(original.bundle, "noise floor", few.texts, run.settings.seed + 1)
-    floor = gate.compare(before, run.score(other, "noise floor", few), few.texts, run.rules())[0]
+    floor = gate.compare(before, run.score(other, "noise floor", few), few.texts, run.rules(), few.groups)[0]
     proofs, blind = [], []
     for name in run.task.damages:
-        clips = run.task.damaged(few, name, count)
-        rows, reasons = gate.compare(before, run.score(clips, "sensitivity proof", few), few.texts, run.rules())
+        after = run.score(run.task.damaged(few, name, count), "sensitivity proof", few)
+        rows, reasons = gate.compare(before, after, few.texts, run.rules(), few.groups)
         seen = [row["metric"] for row in rows if row["ok"] is False]
         missed = [row["metric"] for row in rows if row["ok"]]
         proofs.append({"damage": name, "refused": bool(reasons), "seen_by": seen, "missed_by": missed, "quality": rows})
@@ -191,9 +193,9 @@ def trial(
         return found | {"reasons": reasons, "seconds": time.perf_counter() - begun}, None
     needed = 1.0 - run.settings.slower_margin * (objective == "size")
     timings = timed(run, {"original": first.bundle, "parent": parent.bundle, "child": candidate}, what, needed)
-    quality, reasons = gate.compare(parent.scores, scores, clips.texts, run.rules())
+    quality, reasons = gate.compare(parent.scores, scores, clips.texts, run.rules(), clips.groups)
     if parent is not first:  # small losses must not add up unseen
-        total = gate.compare(first.scores, scores, clips.texts, run.rules())[1]
+        total = gate.compare(first.scores, scores, clips.texts, run.rules(), clips.groups)[1]
         reasons += [f"against the original: {reason}" for reason in total]
     sizes = (parent.bundle.size / 1e6, candidate.size / 1e6)
     if objective == "size":
@@ -231,7 +233,9 @@ def apply(run: Run, bundle: Bundle, entry: Entry, number: int) -> Bundle:
             tell(f"{error}", 0.0)
         shutil.rmtree(folder)
     training = run.task.training(bundle)
-    context = Context(lambda stage: run.calibration(bundle, stage), tell, machine.cores(), training=training)
+    context = Context(
+        lambda stage: run.calibration(bundle, stage), tell, machine.cores(), training=training, custom=run.custom
+    )
     applied: Bundle = module.apply(bundle, folder, entry.settings, context)
     return applied
 

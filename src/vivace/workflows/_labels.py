@@ -108,7 +108,8 @@ def by_label(named: np.ndarray, classes: np.ndarray, labels: tuple[str, ...]) ->
 
 def mcnemar(child: np.ndarray, parent: np.ndarray) -> dict[str, Any]:
     """The exact test of McNemar (1947) on two models' hits (bool[clips]): how often only one is right, and how
-    likely so uneven a split is where neither is better."""
+    likely so uneven a split is where neither is better and clips are independent (for clips of few speakers, trust the
+    interval by group)."""
     gained, lost = int(np.sum(child & ~parent)), int(np.sum(parent & ~child))
     total = gained + lost
     tail = sum(math.comb(total, k) for k in range(min(gained, lost) + 1))

@@ -20,7 +20,7 @@ import numpy as np
 from vivace.core import registry
 from vivace.core.bundle import Bundle, atomic_file
 from vivace.core.contracts import Progress
-from vivace.core.errors import ModelError, UsageError, VivaceError
+from vivace.core.errors import ModelError, TextError, UsageError
 from vivace.core.stage import Array, RuntimeOptions, Session
 
 DURATIONS = "vivace_durations"
@@ -93,7 +93,7 @@ def write_lessons(bundle: Bundle, texts: Sequence[str], folder: Path, progress: 
         for k, text in enumerate(part):
             try:
                 found += [teacher.lesson(ids) for ids in teacher.sentences(text)]
-            except VivaceError:
+            except TextError:
                 continue
             progress(f"the teacher speaks {start + k + 1}/{len(texts)}", (start + k) / len(texts))
         _write(files[-1], found)

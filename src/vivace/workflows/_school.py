@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vivace.core.contracts import Progress
+from vivace.core.errors import VivaceError
 from vivace.core.machine import multiplies_bf16
 from vivace.core.stage import Array
 from vivace.workflows._lessons import Lesson
@@ -55,9 +57,13 @@ class Batch:
 
 
 class School:
-    def __init__(self, shape: StudentShape, lessons: Sequence[Lesson], folder: Path, seed: int = 0) -> None:
+    """`teacher` names whose lessons they are: a checkpoint of another one's is refused."""
+
+    def __init__(
+        self, shape: StudentShape, lessons: Sequence[Lesson], folder: Path, seed: int = 0, teacher: str = ""
+    ) -> None:
         torch.manual_seed(seed)
-        self.shape, self.folder = shape, folder
+        self.shape, self.folder, self._teacher = shape, folder, teacher
         self.scale = Scale.of(lessons)
         self._lessons = [self._steps(lesson) for lesson in lessons]
         self._rng = np.random.default_rng(seed)
@@ -68,7 +74,8 @@ class School:
         self._batches = self._endless()
 
     def train(self, minutes: float, progress: Progress = lambda message, share: None) -> None:
-        """Goes on until `minutes` of training are behind it, those before an interruption included."""
+        """Goes on until `minutes` of training are behind it, those before an interruption included. Raises VivaceError
+        where the loss is no number, and for a checkpoint of another student or teacher."""
         self._load()
         limit, saved = 60 * minutes, time.monotonic()
         running: dict[str, float] = {}
@@ -80,6 +87,11 @@ class School:
             for group in self._optimizer.param_groups:
                 group["lr"] = RATE * min(1.0, (self.count + 1) / WARM) * fall
             losses = self._learn(next(self._batches), share)
+            if bad := [name for name, value in losses.items() if not math.isfinite(value)]:
+                raise VivaceError(
+                    f"the {bad[0]} loss is no number after {self.count} steps; the last good checkpoint is kept in "
+                    f"{self.folder}: run it again to go on from there"
+                )
             for name, value in losses.items():
                 running[name] = 0.98 * running.get(name, value) + 0.02 * value
             self.count += 1
@@ -110,6 +122,8 @@ class School:
         lasts_loss = ((lasts - batch.durations.log1p()).abs() * tokens).sum()
         loss = near + lasts_loss + 0.5 * prior_loss
         named = {"frames": near, "durations": lasts_loss, "prior": prior_loss}
+        if not torch.isfinite(loss):  # told by who called; no weight has moved
+            return {name: float(value.detach()) for name, value in named.items()}
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -211,6 +225,7 @@ class School:
         kept: dict[str, Any] = {
             "shape": asdict(self.shape), "student": self.student.state_dict(), "mean": self.mean,
             "optimizer": self._optimizer.state_dict(), "seconds": self.seconds, "count": self.count,
+            "teacher": self._teacher,
         }  # fmt: skip
         temporary = self.folder / ".checkpoint.pt"
         torch.save(kept, temporary)
@@ -221,8 +236,8 @@ class School:
         if not file.is_file():
             return
         kept = torch.load(file, weights_only=True)
-        if kept["shape"] != asdict(self.shape):
-            return
+        if kept["shape"] != asdict(self.shape) or kept.get("teacher", self._teacher) != self._teacher:
+            raise VivaceError(f"{file} is of another student; give another work folder, or remove it")
         self.student.load_state_dict(kept["student"])
         self._optimizer.load_state_dict(kept["optimizer"])
         self.mean, self.seconds, self.count = kept["mean"], kept["seconds"], kept["count"]

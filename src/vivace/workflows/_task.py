@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -167,9 +167,9 @@ class Labels:
     def __init__(
         self, bundle: Bundle, evaluation: Dataset, calibration: Dataset, training: Dataset | None = None
     ) -> None:
-        both = {item.file.resolve() for item in evaluation.items}
+        judged = evaluation.contents
         for name, other in (("calibration", calibration), ("training", training)):
-            if other and any(item.file.resolve() in both for item in other.items):
+            if other and other.contents & judged:
                 raise UsageError(
                     f"a clip is both for {name} and for evaluation; quality must be judged on unseen clips"
                 )
@@ -180,6 +180,7 @@ class Labels:
         self._classes = dict(
             zip((item.name for item in evaluation.items), evaluation.classes(self._labels), strict=True)
         )
+        self._groups = {item.name: item.group or item.name for item in evaluation.items}
         self._heard = dict(zip(self._classes, evaluation.clips(self._rate), strict=True))
         first = list(self._heard.values())
         self._batches = {"1 clip": first[:1], f"{BATCH} clips": [first[k % len(first)] for k in range(BATCH)]}
@@ -207,7 +208,8 @@ class Labels:
         asked = hashlib.sha256("\0".join(items).encode()).hexdigest()
         key = f"answers {bundle.digest} {self._evaluation.digest} {seed} {asked}"
         rows = store.json(key, lambda: self._answers(bundle, items, seed, tell).tolist())
-        return Clips(tuple(items), tuple(np.array(row) for row in rows), tuple(f"{key} {item}" for item in items))
+        keys, groups = (f"{key} {item}" for item in items), (self._groups[item] for item in items)
+        return Clips(tuple(items), tuple(np.array(row) for row in rows), tuple(keys), tuple(groups))
 
     def _answers(self, bundle: Bundle, items: Sequence[str], seed: int, tell: Progress) -> Array:
         rng = np.random.default_rng(seed)
@@ -243,7 +245,8 @@ class Labels:
         else:
             named = np.zeros_like(named)
         made = np.eye(scores.shape[1])[named]
-        return Clips(answers.texts[:count], tuple(made), tuple(f"{name} {key}" for key in answers.keys[:count]))
+        few = answers.head(count)
+        return replace(few, audio=tuple(made), keys=tuple(f"{name} {key}" for key in few.keys))
 
     def measure(
         self,
@@ -298,11 +301,11 @@ class Labels:
         return lambda: fed(bundle, self._training)
 
     def details(self, answers: Mapping[str, Clips]) -> dict[str, Any]:
-        classes = np.array(list(self._classes.values()))
-        return {
-            f"labels, {name}": _labels.by_label(np.stack(found.audio).argmax(axis=1), classes, self._labels)
-            for name, found in answers.items()
-        }
+        found = {}
+        for name, made in answers.items():
+            classes = np.array([self._classes[item] for item in made.texts])
+            found[f"labels, {name}"] = _labels.by_label(np.stack(made.audio).argmax(axis=1), classes, self._labels)
+        return found
 
 
 def fed(bundle: Bundle, data: Dataset | None) -> tuple[Array, Array]:

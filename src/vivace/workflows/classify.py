@@ -45,7 +45,8 @@ def classify(
     }
     bundles = {"bundle": bundle.digest}
     if reference is not None:
-        before = _answers(reference, data, progress)[1].argmax(axis=1) == classes
+        known, said = _answers(reference, data, progress)
+        before = said.argmax(axis=1) == data.classes(known)  # its labels may stand in another order
         moved = stats.paired_difference(hits.astype(float), before.astype(float), groups)
         found.append(_measurement("accuracy_change", moved, "share", len(hits), scope))
         details["mcnemar"] = _labels.mcnemar(hits, before) | {"reference_accuracy": float(before.mean())}

@@ -71,14 +71,16 @@ class Store:
 
 @dataclass(frozen=True, eq=False)
 class Clips:
-    """One clip for each text; `keys` name what each clip is, so that its scores are found again."""
+    """One clip for each text; `keys` name what each clip is, so that its scores are found again. Clips of one group (a
+    speaker, say) are not independent of each other; without groups all are."""
 
     texts: tuple[str, ...]
     audio: tuple[Any, ...]  # Audio; of a model that listens, its scores for each label
     keys: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
     def head(self, count: int) -> Clips:
-        return Clips(self.texts[:count], self.audio[:count], self.keys[:count])
+        return Clips(self.texts[:count], self.audio[:count], self.keys[:count], self.groups[:count])
 
 
 def spoken(

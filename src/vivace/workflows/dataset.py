@@ -44,6 +44,11 @@ class Dataset:
             found.update(f"{item.name}\0{item.label}\0".encode() + item.file.read_bytes())
         return found.hexdigest()
 
+    @cached_property
+    def contents(self) -> frozenset[str]:
+        """Names what is in its files: a copy under another name is the same clip."""
+        return frozenset(hashlib.sha256(item.file.read_bytes()).hexdigest() for item in self.items)
+
     def clips(self, rate: int) -> list[Audio]:
         """Every clip, mono, at `rate` Hz. Raises UsageError naming a file that cannot be read."""
         return [_read(item.file, rate) for item in self.items]

@@ -62,13 +62,15 @@ def distill(
         teacher, texts, work / "lessons", lambda message, share: progress(message, 0.1 * share)
     )
     lessons = _lessons.read_lessons(files)
+    if not lessons:
+        raise UsageError("none of the texts can be spoken by this voice")
     ids = [
         i
         for group in json.loads(teacher.file(_lessons.VOICE).read_text(encoding="utf-8"))["phoneme_id_map"].values()
         for i in group
     ]
     shape = shape or StudentShape(max(ids) + 1, lessons[0].frames.shape[1])
-    school = School(shape, lessons, work, settings.seed)
+    school = School(shape, lessons, work, settings.seed, teacher.digest)
     school.train(settings.minutes, lambda message, share: progress(message, 0.1 + 0.9 * share))
     write_student(teacher, school, work / "student")
     with_vocoder(teacher, work / "student", work / "model")

@@ -20,7 +20,7 @@ import numpy as np
 from vivace.core import registry
 from vivace.core.bundle import Bundle, Step, atomic_file
 from vivace.core.contracts import Progress
-from vivace.core.errors import MissingDependency, ModelError, UsageError, VivaceError
+from vivace.core.errors import MissingDependency, ModelError, TextError, UsageError
 from vivace.core.machine import cores
 from vivace.core.settings import flag, option
 from vivace.core.stage import Array, RuntimeOptions, Session, seeded
@@ -89,7 +89,14 @@ def distill_decoder(
     )
     hop = int(teacher.defaults["hop"])
     taught = school.School(
-        student, read_pairs(files), hop, teacher.sample_rate, work, plan, lambda x: decoder.with_features(x)[1]
+        student,
+        read_pairs(files),
+        hop,
+        teacher.sample_rate,
+        work,
+        plan,
+        lambda x: decoder.with_features(x)[1],
+        teacher.digest,
     )
     taught.train(settings.minutes, lambda message, share: progress(message, 0.1 + 0.9 * share))
     draw_curve(work)
@@ -104,6 +111,11 @@ def teacher_decoder(bundle: Bundle) -> Any:
 
     if {stage.name for stage in bundle.stages} != {"text", "flow", DECODER} or bundle.voices:
         raise UsageError(f"{bundle.name} cannot teach a decoder: the teacher must be a VITS voice with one speaker")
+    if bundle.family == "coqui":  # its folder holds the weights of a HiFi-GAN, which the student is not
+        raise UsageError(
+            f"{bundle.name} is a Coqui voice, whose format knows no other decoder; write it for Piper (vivace export "
+            "--to piper), import that, and let it teach"
+        )
     graphs = (onnx.load(str(bundle.file(stage.file))) for stage in bundle.stages)
     return registry.load("modules", "vits").from_onnx(graphs).dec.eval().requires_grad_(False)
 
@@ -130,7 +142,7 @@ def write_pairs(bundle: Bundle, texts: Sequence[str], folder: Path, progress: Pr
                     n = len(arrays) // 2
                     arrays[f"latent.{n}"] = latent.astype(np.float16)
                     arrays[f"samples.{n}"] = np.rint(np.clip(samples, -1, 1) * SAMPLES_SCALE).astype(np.int16)
-            except VivaceError:
+            except TextError:
                 continue
             progress(f"the teacher speaks {start + k + 1}/{len(texts)}", (start + k) / len(texts))
         buffer = io.BytesIO()

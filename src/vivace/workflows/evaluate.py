@@ -80,14 +80,16 @@ def _measurement(name: str, values: list[float], sentences: Sequence[str]) -> Me
     )
 
 
-def mean(name: str, values: Sequence[float], sentences: Sequence[str]) -> stats.Interval:
+def mean(name: str, values: Sequence[float], sentences: Sequence[str], groups: Sequence[str] = ()) -> stats.Interval:
     """The mean over sentences with its interval; error rates are weighted to the rate of the whole set."""
-    return stats.mean_interval(weighted(name, values, sentences))
+    return stats.mean_interval(weighted(name, values, sentences), groups or None)
 
 
-def difference(name: str, child: Sequence[float], parent: Sequence[float], texts: Sequence[str]) -> stats.Interval:
-    """Paired difference child - parent, bootstrapped by sentence."""
-    return stats.paired_difference(weighted(name, child, texts), weighted(name, parent, texts))
+def difference(
+    name: str, child: Sequence[float], parent: Sequence[float], texts: Sequence[str], groups: Sequence[str] = ()
+) -> stats.Interval:
+    """Paired difference child - parent, bootstrapped by sentence, or by group where there are groups."""
+    return stats.paired_difference(weighted(name, child, texts), weighted(name, parent, texts), groups or None)
 
 
 def weighted(name: str, values: Sequence[float], sentences: Sequence[str]) -> list[float]:
@@ -112,4 +114,4 @@ def summary(scores: Mapping[str, Sequence[float]], clips: Clips) -> dict[str, di
     """Plain intervals by metric, for reports."""
     from vivace.workflows.benchmark import plain
 
-    return {name: plain(mean(name, values, clips.texts)) for name, values in scores.items()}
+    return {name: plain(mean(name, values, clips.texts, clips.groups)) for name, values in scores.items()}

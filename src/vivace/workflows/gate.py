@@ -103,15 +103,16 @@ def rules(settings: Settings, metrics: Sequence[str]) -> dict[str, Rule]:
 
 
 def compare(
-    parent: Scores, child: Scores, texts: Sequence[str], allowed: dict[str, Rule]
+    parent: Scores, child: Scores, texts: Sequence[str], allowed: dict[str, Rule], groups: Sequence[str] = ()
 ) -> tuple[list[Quality], list[str]]:
-    """(a row for each metric, the reasons against the child; none means non-inferior)."""
+    """(a row for each metric, the reasons against the child; none means non-inferior). Texts of one of the `groups` are
+    not independent of each other."""
     rows, reasons = [], []
     for name in child:
         module = metric(name)
-        moved = difference(name, child[name], parent[name], texts)
-        before = mean(name, parent[name], texts)
-        after = mean(name, child[name], texts)
+        moved = difference(name, child[name], parent[name], texts, groups)
+        before = mean(name, parent[name], texts, groups)
+        after = mean(name, child[name], texts, groups)
         rule = allowed.get(name)
         ok, why = _verdict(rule, module.BETTER, before, moved, parent[name], child[name]) if rule else (None, "")
         if ok is False and rule:

@@ -31,12 +31,14 @@ def optimize(
     store: Store | None = None,
     command: str = "",
     task: Task | None = None,
+    custom: Sequence[str] = (),
     progress: Progress = lambda message, share: None,
 ) -> Result:
     """Optimizes `bundle` by `recipe` into `out`.
 
     `evaluation` and `calibration` texts default to the built-in sets, which are disjoint; `metrics` to all.
-    `task` says how the model is asked, where it does not speak (see _task.of). `store` keeps clips, scores and timings
+    `task` says how the model is asked, where it does not speak (see _task.of). `custom` are classes of the user's own,
+    "module:Class", that a Keras bundle needs to be trained on. `store` keeps clips, scores and timings
     beyond this run, so that several recipes share the original's.
     Raises UsageError for texts that serve both, BundleError if `out` exists or cannot be written.
     """
@@ -54,6 +56,7 @@ def optimize(
         latency=latency,
         store=store,
         task=task,
+        custom=custom,
     )
     original = _judge.original(run, bundle)
     trusted = _judge.trust(run, original)
