@@ -86,7 +86,7 @@ def _keep(model: Any, optimizer: Any, best: list[Array], file: Path, told: dict[
     arrays |= {f"best.{k}": w for k, w in enumerate(best)}
     arrays |= {f"optimizer.{k}": np.asarray(v.numpy()) for k, v in enumerate(optimizer.variables)}
     buffer = io.BytesIO()
-    np.savez(buffer, told=np.array(json.dumps(told)), **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, told=np.array(json.dumps(told)), **arrays)
     atomic_file(file, buffer.getvalue())
 
 
