@@ -52,13 +52,14 @@ def main() -> int:
     args = parser.parse_args()
     if args.quick:
         args.texts, args.rounds = 8, 3
-    voice, fp32, bf16 = prepared(args.student, args.work)
+    voice, students = prepared(args.student, args.work)
+    fp32 = students["fp32"]
     found: dict[str, Any] = {
         "machine": machine.describe(),
         "mb": {"voice": voice.size / 1e6, "fp32": fp32.size / 1e6},
         "decoder": decoder_times(voice, fp32, args.rounds),
-        "whole": whole_times(voice, fp32, bf16, args.rounds),
-        "quality": quality(voice, {"fp32": fp32, "bf16": bf16}, texts.evaluation(args.texts), args.work),
+        "whole": whole_times(voice, students, args.rounds),
+        "quality": quality(voice, students, texts.evaluation(args.texts), args.work),
     }
     print(page(found))
     if not args.quick:
@@ -67,16 +68,17 @@ def main() -> int:
     return 0
 
 
-def prepared(student: Path, work: Path) -> tuple[Bundle, Bundle, Bundle]:
-    """The voice as imported, with the student, and with the student where flow and decoder compute in bf16."""
+def prepared(student: Path, work: Path) -> tuple[Bundle, dict[str, Bundle]]:
+    """The voice as imported; and with the student, in ONNX Runtime, and with flow and decoder in OpenVINO, in bf16
+    where the processor has it."""
     voice = (
         open_bundle(work / "voice") if (work / "voice").exists() else import_model(Path(model_path()), work / "voice")
     )
     fp32 = passed(voice, work / "fp32", "student_decoder", {"file": str(student)})
-    placed = {"runtime": "openvino", "precision": "bf16", "stages": ["flow", "decoder"]}
-    if "bf16" not in registry.load("runtimes", "openvino").precisions():
-        placed["precision"] = "fp32"
-    return voice, fp32, passed(fp32, work / placed["precision"].replace("fp32", "openvino"), "place", placed)
+    precision = "bf16" if "bf16" in registry.load("runtimes", "openvino").precisions() else "fp32"
+    placed = {"runtime": "openvino", "precision": precision, "stages": ["flow", "decoder"]}
+    name = f"OpenVINO {precision}"
+    return voice, {"fp32": fp32, name: passed(fp32, work / name.replace(" ", "-"), "place", placed)}
 
 
 def passed(bundle: Bundle, out: Path, name: str, given: dict[str, Any]) -> Bundle:
@@ -106,13 +108,13 @@ def decoder_times(voice: Bundle, student: Bundle, rounds: int) -> dict[str, Any]
     return {name: 1000 * float(np.median(v)) for name, v in seconds.items()} | {"ratio": gate.plain(ratio)}
 
 
-def whole_times(voice: Bundle, fp32: Bundle, bf16: Bundle, rounds: int) -> dict[str, Any]:
+def whole_times(voice: Bundle, students: dict[str, Bundle], rounds: int) -> dict[str, Any]:
     """Text to samples, each arm in a process of its own; how many times as fast as piper-tts, by length of text."""
     piper = Arm("piper-tts", "piper", str(model_path()), 0, "", False)
     arms = [piper] + [
         Arm(name, "vivace", str(bundle.path), threads, bundle.digest, True)
         for threads in (1, 2)
-        for name, bundle in (("original", voice), ("fp32", fp32), ("bf16", bf16))
+        for name, bundle in {"original": voice, **students}.items()
     ]
     lengths = texts.latency()
     seconds: dict[str, dict[str, list[float]]] = {arm.key: {length: [] for length in lengths} for arm in arms}
