@@ -139,6 +139,13 @@ def test_nothing_to_speak(text: str) -> None:
         tokens(text, voice())
 
 
+def test_sounds_that_the_voice_does_not_have_are_named() -> None:
+    small = voice(phoneme_id_map={"_": [0], "^": [1], "$": [2], "m": [3]})
+    with pytest.raises(TextError, match=r"sounds as '.*ɑ.*phoneme_id_map"):
+        tokens("ah", small)
+    assert tokens("mother", small)
+
+
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r", "\u2028", "\t"])
 def test_line_ends_are_spaces_and_blank_lines_end_sentences(line_end: str) -> None:
     assert tokens(f"one{line_end}two", voice()) == tokens("one two", voice())

@@ -34,11 +34,14 @@ def tokens(text: str, voice: Mapping[str, Any]) -> Iterator[list[int]]:
     """
     reader = _reader(_key(voice))
     known = reader.config.phoneme_id_map
-    spoken = False
+    spoken, strange = False, ""
     for phonemes in _phonemes(text, reader, str(reader.config.espeak_voice)):
         if any(p[0].isalnum() for p in phonemes if p in known):
             spoken = True
             yield [int(i) for i in reader.phonemes_to_ids(phonemes)]
+        strange += "".join(p for p in phonemes if p not in known)
+    if not spoken and strange:
+        raise TextError(f"the text sounds as {strange[:40]!r}, none of which is in the voice's phoneme_id_map")
     if not spoken:
         raise TextError("the text holds nothing that this voice can speak; give it at least one letter or digit")
 
