@@ -253,7 +253,8 @@ def test_a_child_rests_once_nothing_was_spoken_for_a_while(
     pool = Pool(make_toy(), 1)
     monkeypatch.setattr(runner, "GIVE_BACK", 0.2)
     monkeypatch.setattr(runner, "open_pool", lambda *_, **__: pool)
-    monkeypatch.setattr(runner, "_leave", lambda code: sys.exit(code))  # of the thread that reads, not of the tests
+    left = threading.Event()
+    monkeypatch.setattr(runner, "_leave", lambda code: left.set())  # the thread that reads ends, not the tests
     monkeypatch.setattr(pool, "rest", rested.set)
     threading.Thread(
         target=runner._speak, args=(theirs, Path(), Plan(1, 1, 1), 4), kwargs={"warm": False}, daemon=True
@@ -265,3 +266,5 @@ def test_a_child_rests_once_nothing_was_spoken_for_a_while(
         pass
     assert rested.wait(10)
     mine.send(("stop", None))
+    assert left.wait(10)  # before `_leave` is itself again
+    pool.close()
