@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import time
 import wave
 from typing import Any
 
@@ -173,6 +174,9 @@ def test_a_body_that_is_no_request(served: Served, content: bytes, kind: str) ->
 
 
 def test_the_answer_says_who_spoke(served: Served) -> None:
+    begun = time.perf_counter()
     answer = httpx.post(f"{served.url}/v1/audio/speech", json=BODY, timeout=60)
     assert answer.headers["X-Vivace-Variant"] == "fast"
     assert len(answer.headers["X-Request-Id"]) == 32
+    engine, duration = answer.headers["Server-Timing"].split(";dur=")
+    assert engine == "engine" and 0 < float(duration) < 1000 * (time.perf_counter() - begun)

@@ -186,6 +186,15 @@ def test_a_score_is_always_called_predicted(optimized, page):
         assert "DistillMOS (Stahl and Gamper, ICASSP 2025), weights variant 7" in words
 
 
+def test_words_of_a_voice_are_not_explained_to_a_classifier(optimized):
+    explained = dict(view(optimized).glossary)
+    assert {"Predicted MOS", "Word error rate (WER)", "RTF"} <= set(explained)
+    found = Measurement("accuracy", 0.92, "share", "up", 400)
+    details = {k: v for k, v in optimized.details.items() if k not in ("variants", "trials")}
+    plain = dict(view(dataclasses.replace(optimized, measurements=(found,), details=details)).glossary)
+    assert set(explained) - set(plain) == {"Predicted MOS", "Word error rate (WER)"}
+
+
 def test_pairs_to_compare_are_the_original_and_the_final(page, audio):
     clips = {a["id"]: a["src"] for a in page.all("audio")}
     assert len(clips) == len(audio) == 18

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from vivace.cli._common import SAMPLE, model_source, print_json
+from vivace.cli._common import SAMPLE, model_source, print_json, progress
 from vivace.core.errors import EXIT_OK
 
 HELP = """Turns a model into a bundle: a folder with the model's stages, its settings, and a digest of every file.
@@ -36,7 +36,9 @@ def run(args: argparse.Namespace) -> int:
 
     given = {"adapter": args.adapter, "custom": args.custom, "allow_code": args.allow_code}
     options = {name: value for name, value in given.items() if value}
-    bundle = import_model(model_source(args.model), args.out, family=args.family, overwrite=args.force, **options)
+    with progress(args) as tell:
+        tell("converting, and proving that the bundle equals the model", 0.0)
+        bundle = import_model(model_source(args.model), args.out, family=args.family, overwrite=args.force, **options)
     if args.json:
         print_json(asdict(bundle))
     else:

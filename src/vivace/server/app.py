@@ -45,7 +45,7 @@ def create_app(settings: Settings, speaker: Callable[[str, Path, Plan], Speaker]
     if settings.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST"], allow_headers=["*"],
-            expose_headers=["X-Request-Id", "X-Vivace-Variant"],
+            expose_headers=["X-Request-Id", "X-Vivace-Variant", "Server-Timing"],
         )  # fmt: skip
     app.include_router(speech.router)
     app.include_router(live.router)

@@ -26,6 +26,8 @@ from vivace.server.metrics import Stopwatch
 from vivace.server.service import Service
 from vivace.server.wire import PROBLEMS, ApiError, Speech, parsed
 
+Piece = tuple[str, Audio, dict[str, float]]  # the variant that made it, and when it did what
+
 log = logging.getLogger(__name__)
 router = APIRouter()
 
@@ -66,19 +68,21 @@ async def speech(request: Request) -> Response:
     first = await _unless_gone(pieces, request)
     if first is None:
         return Response(status_code=GONE)
-    variant = first[0]
+    variant, audio, times = first
     headers = {"X-Request-Id": asked.id, "X-Vivace-Variant": quote(variant), "Cache-Control": "no-store"}
-    audio = _from(first, pieces)
+    if times:  # what the engine itself took to its first audio, as W3C's Server Timing writes it
+        headers["Server-Timing"] = f"engine;dur={1000 * (times['first_audio'] - times['queued']):.2f}"
+    spoken = _from(audio, pieces)
     if body.stream_format == "sse":
-        return Stream(_events(audio, body, codec), media_type="text/event-stream", headers=headers)
+        return Stream(_events(spoken, body, codec), media_type="text/event-stream", headers=headers)
     media = MEDIA[body.response_format]
     if at_once:
-        made = join([piece async for piece in audio])
+        made = join([piece async for piece in spoken])
         content = await asyncio.to_thread(whole, body.response_format, made)
         headers["Content-Length"] = str(len(content))
         parts = (content[k : k + PART] for k in range(0, len(content), PART))
         return StreamingResponse(parts, media_type=media, headers=headers)
-    return Stream(_encoded(audio, body, codec), media_type=media, headers=headers)
+    return Stream(_encoded(spoken, body, codec), media_type=media, headers=headers)
 
 
 class Stream(StreamingResponse):
@@ -97,8 +101,8 @@ class Stream(StreamingResponse):
 
 async def _pieces(
     spoken: AsyncGenerator[tuple[str, Event], None], asked: Asked, watch: Stopwatch, request: Request
-) -> AsyncGenerator[tuple[str, Audio], None]:
-    """The audio of a request with the variant that made it. Stops where the client has left; raises ApiError."""
+) -> AsyncGenerator[Piece, None]:
+    """The audio of a request. Stops where the client has left; raises ApiError."""
     outcome = "cancelled"
     try:
         async with contextlib.aclosing(spoken) as events:
@@ -107,7 +111,7 @@ async def _pieces(
                     return
                 if event.audio is not None:
                     watch.chunk(variant, event.audio.seconds, time.perf_counter())
-                    yield variant, event.audio
+                    yield variant, event.audio, event.times
                 if event.done:
                     log.info("%s: %s by %s, %s", asked.id, event.reason, variant, watch.told(time.perf_counter()))
         outcome = "ok"
@@ -124,14 +128,14 @@ async def _pieces(
         watch.end(outcome, time.perf_counter())
 
 
-async def _unless_gone(pieces: AsyncGenerator[tuple[str, Audio], None], request: Request) -> tuple[str, Audio] | None:
+async def _unless_gone(pieces: AsyncGenerator[Piece, None], request: Request) -> Piece | None:
     """The first piece; None if the client leaves before it is there."""
 
     async def left() -> None:
         while not await request.is_disconnected():
             await asyncio.sleep(0.1)
 
-    async def next_piece() -> tuple[str, Audio] | None:
+    async def next_piece() -> Piece | None:
         return await anext(pieces, None)
 
     first, gone = asyncio.create_task(next_piece()), asyncio.create_task(left())
@@ -148,10 +152,10 @@ async def _unless_gone(pieces: AsyncGenerator[tuple[str, Audio], None], request:
         await asyncio.wait({first, gone})
 
 
-async def _from(first: tuple[str, Audio], rest: AsyncGenerator[tuple[str, Audio], None]) -> AsyncGenerator[Audio, None]:
+async def _from(first: Audio, rest: AsyncGenerator[Piece, None]) -> AsyncGenerator[Audio, None]:
     try:
-        yield first[1]
-        async for _, audio in rest:
+        yield first
+        async for _, audio, _ in rest:
             yield audio
     finally:
         await rest.aclose()

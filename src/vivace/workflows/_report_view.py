@@ -32,6 +32,7 @@ GLOSSARY = (
     ("Noise floor", "how far the same model differs from itself when only the seed of its noise changes."),
     ("↑ ↓", "higher is better, lower is better."),
 )
+_SCORED = {"Predicted MOS": "predicted_mos", "Word error rate (WER)": "wer"}  # explained where a report has the score
 # The keys of an optimize report's details that have a section of their own.
 _SECTIONS = {"command", "texts", "recipe", "budget", "margins", "variants", "trials", "noise_floor", "sensitivity"}
 _SECTIONS |= {"attribution", "imported", "budget_met", "verdict", "seconds", "final", "search"}
@@ -62,7 +63,7 @@ class View:
     attribution: Table | None = None
     sizes: Table | None = None
     proofs: tuple[Table, ...] = ()
-    glossary: tuple[tuple[str, str], ...] = GLOSSARY
+    glossary: tuple[tuple[str, str], ...] = ()
 
 
 def view(report: Report) -> View:
@@ -79,6 +80,7 @@ def view(report: Report) -> View:
         settings=generic.settings(report),
         listeners=people.listeners(report.details),
         listeners_lead=people.lead(report.details),
+        glossary=_glossary(report, story),
     )
     if story is None:
         return plainly
@@ -102,6 +104,11 @@ def view(report: Report) -> View:
         sizes=compare.sizes(story),
         proofs=tuple(t for t in proofs if t),
     )
+
+
+def _glossary(report: Report, story: Story | None) -> tuple[tuple[str, str], ...]:
+    measured = {m.name.rpartition("/")[2] for m in report.measurements} | set(story.metrics if story else ())
+    return tuple(entry for entry in GLOSSARY if _SCORED.get(entry[0]) in (None, *measured))
 
 
 def story_of(report: Report) -> Story | None:
