@@ -107,6 +107,7 @@ def test_the_road_of_voices_takes_a_model_that_listens(
     assert quality["agreement"]["child"]["value"] > 0.8
     assert len(details["labels, original"]) == len(WORDS)
     page = (tmp_path / "out" / "evidence" / "report.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "out" / "evidence" / "audio").exists()
     assert "Accuracy" in page
     assert open_bundle(tmp_path / "out").family == "generic"
 

@@ -166,9 +166,10 @@ def evidence(folder: Path, report: Report, variants: list[Variant], recipe: Reci
     from vivace.workflows.report import write_report
 
     target = folder / EVIDENCE
-    (target / "audio").mkdir(parents=True)
+    target.mkdir(parents=True)
     for variant in variants:
-        for k, audio in sounds(variant):
+        for k, audio in sounds(variant):  # none of a model that listens
+            (target / "audio").mkdir(exist_ok=True)
             soundfile.write(target / "audio" / f"{variant.id}-{k}.flac", audio.samples, audio.rate, subtype="PCM_16")
     (target / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
     write_report(report, target)
