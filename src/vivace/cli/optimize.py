@@ -126,7 +126,7 @@ def _work(args: argparse.Namespace) -> Callable[..., Any]:
 
 def show(details: dict[str, Any] | Any) -> None:
     """The verdict, the variants and the passes, as tables on standard output."""
-    from vivace.workflows._report_tables import named
+    from vivace.workflows._report_tables import megabytes, named, number
     from vivace.workflows._stopwatch import BUSY, busy_words
 
     first = details["variants"][0]
@@ -138,8 +138,8 @@ def show(details: dict[str, Any] | Any) -> None:
         rows.append(
             [
                 named(v["label"])[0] + ("" if v["kept"] else " (refused)"),
-                f"{v['size_mb']:.1f}",
-                *(f"{row['p50_ms']:.0f}" for row in v["latency"]),
+                megabytes(v["size_mb"]),
+                *(number(row["p50_ms"]) for row in v["latency"]),
                 "1.00" if overall is None else f"{overall['value']:.2f} [{overall['low']:.2f}, {overall['high']:.2f}]",
                 *(f"{v['scores'][m]['value']:.3f}" for m in shown),
             ]

@@ -206,7 +206,7 @@ def edit_stages(bundle: Bundle, out: Path, owner: tuple[str, str], settings: Any
         if reason is not None and (not settings.stages or stage.name in settings.stages):
             reasons.append(reason)
     if not models:
-        raise UsageError(f"{owner[0]} would change nothing: {'; '.join(reasons)}")
+        raise UsageError(f"{owner[0]} would change nothing: {'; '.join(dict.fromkeys(reasons))}")
 
     def change(folder: Path) -> None:
         for file, model in models.items():

@@ -68,7 +68,7 @@ def edit_stages(
             made[stage.name] = edited
     if not made:
         told = (reason for name, reason in reasons.items() if not asked or name in asked)
-        raise UsageError(f"{owner[0]} would change nothing: {'; '.join(told)}")
+        raise UsageError(f"{owner[0]} would change nothing: {'; '.join(dict.fromkeys(told))}")
 
     def change(folder: Path) -> None:
         for old in bundle.stages:

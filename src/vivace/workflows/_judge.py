@@ -24,6 +24,7 @@ from vivace.core.report import Report
 from vivace.workflows import _outcome, gate, texts
 from vivace.workflows._outcome import Variant
 from vivace.workflows._plan import Plan
+from vivace.workflows._report_tables import megabytes
 from vivace.workflows._task import Speech, Task
 from vivace.workflows.benchmark import Timings
 from vivace.workflows.clips import Clips, Scores, Store
@@ -201,7 +202,7 @@ def trial(
     if objective == "size":
         speed, against = gate.not_slower(timings, "parent", "child", run.settings.slower_margin)
         if sizes[1] >= sizes[0]:
-            against.append(f"not smaller: {sizes[0]:.1f} -> {sizes[1]:.1f} MB")
+            against.append(f"not smaller: {megabytes(sizes[0])} -> {megabytes(sizes[1])} MB")
     else:
         speed, against = gate.faster(timings, "parent", "child")
     more = "more sentences or clips may show it: --damage-texts"

@@ -13,7 +13,7 @@ from vivace.core.bundle import EVIDENCE, Bundle
 from vivace.core.report import Measurement, Report
 from vivace.workflows import gate
 from vivace.workflows._labels import metric
-from vivace.workflows._report_tables import named
+from vivace.workflows._report_tables import megabytes, named
 from vivace.workflows.benchmark import Timings, latency_rows, threads_words
 from vivace.workflows.clips import Clips, Scores
 from vivace.workflows.evaluate import summary, worst
@@ -123,10 +123,10 @@ def verdict(
     if settings.min_speedup and speed < settings.min_speedup:
         missed.append(f"{speed:.2f}x is below the asked {settings.min_speedup:g}x")
     if settings.max_mb and last["size_mb"] > settings.max_mb:
-        missed.append(f"{last['size_mb']:.1f} MB is above the asked {settings.max_mb:g} MB")
+        missed.append(f"{megabytes(last['size_mb'])} MB is above the asked {settings.max_mb:g} MB")
     what = "candidates" if any(named(t["label"])[1] for t in trials) else "passes"
     told = (
-        f"{len(kept)} of {len(trials)} {what} kept: {first['size_mb']:.1f} -> {last['size_mb']:.1f} MB, "
+        f"{len(kept)} of {len(trials)} {what} kept: {megabytes(first['size_mb'])} -> {megabytes(last['size_mb'])} MB, "
         f"{speed:.2f}x as fast at {threads_words(settings.threads)}"
     )
     if "predicted_mos" in last["scores"]:
