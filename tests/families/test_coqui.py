@@ -165,6 +165,8 @@ def test_a_payload_in_the_table_of_speakers_does_not_run(tmp_path: Path) -> None
         (lambda c: c["model_args"].update(encoder_sample_rate=8000), "upsamples between"),
         (lambda c: c["model_args"].update(condition_dp_on_speaker=False), "durations without the speaker"),
         (lambda c: c.update(model_args=[1]), "model_args is no object"),
+        (lambda c: c.pop("model_args"), "model_args is no object"),
+        (lambda c: c["audio"].update(hop_length=64), "samples of a frame, and audio.hop_length is 64"),
         (lambda c: c["model_args"].update(length_scale="slow"), "length_scale is wrong"),
         (lambda c: c["model_args"].update(hidden_channels="many"), "describes no VITS model"),
         (lambda c: c.update(audio={}), "audio.sample_rate is missing or wrong"),
@@ -199,6 +201,13 @@ def test_configs_that_do_not_serve(tmp_path: Path, change: Any, message: str) ->
 def test_weights_that_do_not_serve(tmp_path: Path, change: Any, message: str) -> None:
     folder = edit_weights(coqui_maker.make(tmp_path), change)
     with pytest.raises(ModelError, match=message):
+        coqui.import_(folder, tmp_path / "out")
+
+
+def test_speakers_that_the_checkpoint_does_not_have(tmp_path: Path) -> None:
+    claimed = {"use_speaker_embedding": True, "num_speakers": 2}
+    folder = edit(coqui_maker.make(tmp_path), lambda c: c["model_args"].update(claimed))
+    with pytest.raises(ModelError, match=r"has 2 speakers, and .* none"):
         coqui.import_(folder, tmp_path / "out")
 
 

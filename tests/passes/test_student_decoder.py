@@ -79,7 +79,7 @@ def test_a_student_that_does_not_fit(voice: Bundle, tmp_path: Path, changes: dic
 def test_no_student_and_no_decoder(voice: Bundle, toy: Bundle, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no student is given; name its file: --set file"):
         student_decoder.apply(voice, tmp_path / "child", Settings(), CONTEXT)
-    with pytest.raises(UsageError, match=r"none\.onnx cannot be read"):
+    with pytest.raises(UsageError, match=r"none\.onnx is no file"):
         apply(voice, tmp_path / "child", tmp_path / "none.onnx")
     with pytest.raises(ModelError, match="take other latents"):
         apply(toy, tmp_path / "child", student(tmp_path / "decoder.onnx", voice))

@@ -53,7 +53,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of --pass")
     parser.add_argument(
         "--objective",
-        help="what --pass must improve: speed (default), size; or --search: latency (default), throughput, size",
+        help="what --pass must improve: speed, size (default: what the pass is for); or --search: latency (default), "
+        "throughput, size",
     )
     parser.add_argument("--minutes", help="for trying, in --search (default 10); the verdict takes its own time after")
     parser.add_argument("--metrics", default="", help="names with commas between (default: all)")

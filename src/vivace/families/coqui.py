@@ -49,7 +49,7 @@ def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
         raise ModelError(
             f"{found.config} is for {str(config.get('model'))[:40]!r}; of Coqui's models, vits is known here"
         )
-    args = config.get("model_args") or {}
+    args = config.get("model_args")
     if not isinstance(args, dict):
         raise ModelError(f"{found.config}: field model_args is no object; copy the voice's config.json again")
     reader = registry.load("text", FRONT_END).reader(config)
@@ -107,7 +107,9 @@ def _module(found: files.Files, config: dict[str, Any], weights: dict[str, Any])
         floats = modules.floats(known, stored, quantized)
         return known, modules.built(known, floats), stored
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{found.config} describes no VITS model ({error!r}); copy it again") from None
+        raise ModelError(
+            f"{found.config} describes no VITS model ({error!r}); mend its model_args, or copy it again"
+        ) from None
     except ModelError as error:
         raise ModelError(f"{found.model.name} and {found.config.name} do not fit: {error}") from None
 
@@ -163,8 +165,14 @@ def _scales(config: Path, args: Mapping[str, Any]) -> dict[str, float]:
 
 def _speakers(found: files.Files, args: Mapping[str, Any], weights: Mapping[str, Any]) -> tuple[str, ...]:
     """The names in the order of their numbers; none for a single speaker."""
-    if not args.get("use_speaker_embedding") or "emb_g.weight" not in weights:
+    if not args.get("use_speaker_embedding"):
         return ()
+    if "emb_g.weight" not in weights:
+        if not (claimed := args.get("num_speakers")):
+            return ()
+        raise ModelError(
+            f"{found.config} has {claimed} speakers, and {found.model.name} none (emb_g.weight is missing)"
+        )
     count = int(weights["emb_g.weight"].shape[0])
     if found.speakers is None:
         tables = " or ".join(files.TABLES[:3])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -74,6 +75,11 @@ def shape(config: Mapping[str, Any]) -> Shape:
     speaker_channels = int(a["speaker_embedding_channels"]) if speakers else 0
     resblock: Literal["1", "2"] = "1" if str(a["resblock_type_decoder"]) == "1" else "2"
     rates, first = tuple(a["upsample_rates_decoder"]), int(a["upsample_initial_channel_decoder"])
+    made, hop = prod(rates), (config.get("audio") or {}).get("hop_length")
+    if hop not in (None, made):
+        raise ModelError(
+            f"upsample_rates_decoder {list(rates)} makes {made} samples of a frame, and audio.hop_length is {hop}"
+        )
     decoder = GeneratorShape(
         channels=a["hidden_channels"],
         widths=tuple(first // 2**k for k in range(len(rates) + 1)),

@@ -29,6 +29,12 @@ SAME = 1e-4  # of what a frame changes at most: so little may it change beyond t
 class Settings:
     file: str = option("", "the student: decoder.onnx, as vivace distill --decoder writes it into its work folder")
 
+    def __post_init__(self) -> None:
+        if self.file and not Path(self.file).is_file():
+            raise UsageError(
+                f"student_decoder: {self.file} is no file; give the decoder.onnx of vivace distill --decoder"
+            )
+
 
 def accepts(stage: Stage, settings: Settings) -> str | None:
     if stage.name != DECODER or set(stage.inputs) != {LATENT}:
@@ -38,6 +44,8 @@ def accepts(stage: Stage, settings: Settings) -> str | None:
 
 def apply(bundle: Bundle, out: Path, settings: Settings, context: Context) -> Bundle:
     """Raises UsageError where there is no decoder or no student, ModelError for a student of another voice's kind."""
+    if not settings.file:
+        raise UsageError("student_decoder: no student is given; name its file: --set file=decoder.onnx")
     reasons = {stage.name: accepts(stage, settings) for stage in bundle.stages}
     if all(reasons.values()):
         raise UsageError("student_decoder: " + "; ".join(f"stage {n}: {reason}" for n, reason in reasons.items()))
