@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -227,28 +228,57 @@ def test_models_that_step_share_their_steps(make_toy: Callable[..., Bundle]) -> 
     assert Plan.of(bundle).batch == 1
 
 
+SIZES = [10, 100_000, 10, 1_000_000, *[1_000] * 3_000, 10]
+
+
 def test_messages_keep_their_order_and_wait_for_nobody() -> None:
-    mine, theirs = multiprocessing.Pipe()
-    outbox = runner._Outbox(mine)
-    writer = threading.Thread(target=outbox.write, daemon=True)
-    writer.start()
-    sent = [("submit", (k, "x" * size)) for k, size in enumerate([10, 100_000, 10, 1_000_000, *[1_000] * 3_000, 10])]
-    for message in sent:  # nobody reads: a pipe that is full would hold this up for ever
-        outbox.send(message)
-    assert [theirs.recv() for _ in sent] == sent
-    outbox.send("last")
-    assert theirs.recv() == "last"
-    outbox.close()
-    writer.join(10)
-    assert not writer.is_alive()
-    theirs.close()
-    outbox.send("to nobody")  # who listens to the child knows that it is gone
+    mine, theirs = socket.socketpair()
+    sent = [(k, "x" * size) for k, size in enumerate(SIZES)]
+    heard: list[Any] = []
+
+    async def todo() -> None:
+        loop = asyncio.get_running_loop()
+        first, gone = loop.create_future(), asyncio.Event()
+        line, _ = await loop.create_unix_connection(lambda: runner._Ear(first, heard.append, gone.set), sock=mine)
+        for message in sent:  # nobody reads: a socket that is full would hold this up for ever
+            line.write(runner._framed(message))
+        read = await asyncio.to_thread(lambda: [m for _, m in zip(sent, runner._messages(theirs), strict=False)])
+        assert read == sent
+
+        def answer() -> None:
+            for message in ["first", *sent]:
+                theirs.sendall(runner._framed(message))
+            theirs.sendall(runner._framed("cut off")[:-1])
+            theirs.close()
+
+        await asyncio.to_thread(answer)
+        await gone.wait()
+        assert await first == "first"
+        assert heard == sent
+        line.write(runner._framed("to nobody"))  # who listens to the child knows that it is gone
+
+    asyncio.run(todo())
+
+
+def test_a_process_that_ends_before_its_first_word() -> None:
+    mine, theirs = socket.socketpair()
+
+    async def todo() -> None:
+        first = asyncio.get_running_loop().create_future()
+        await asyncio.get_running_loop().create_unix_connection(
+            lambda: runner._Ear(first, pytest.fail, lambda: None), sock=mine
+        )
+        theirs.close()
+        with pytest.raises(EOFError):
+            await first
+
+    asyncio.run(todo())
 
 
 def test_a_child_rests_once_nothing_was_spoken_for_a_while(
     make_toy: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, theirs = multiprocessing.Pipe()
+    mine, theirs = socket.socketpair()
     rested = threading.Event()
     pool = Pool(make_toy(), 1)
     monkeypatch.setattr(runner, "GIVE_BACK", 0.2)
@@ -259,12 +289,13 @@ def test_a_child_rests_once_nothing_was_spoken_for_a_while(
     threading.Thread(
         target=runner._speak, args=(theirs, Path(), Plan(1, 1, 1), 4), kwargs={"warm": False}, daemon=True
     ).start()
-    assert mine.recv()[0] == ""
+    heard = runner._messages(mine)
+    assert next(heard)[0] == ""
     assert not rested.wait(0.5)  # nothing was spoken: there is nothing to hand back
-    mine.send(("submit", Request("r", TEXT)))
-    while not mine.recv().done:
+    mine.sendall(runner._framed(("submit", Request("r", TEXT))))
+    while not next(heard).done:
         pass
     assert rested.wait(10)
-    mine.send(("stop", None))
+    mine.sendall(runner._framed(("stop", None)))
     assert left.wait(10)  # before `_leave` is itself again
     pool.close()

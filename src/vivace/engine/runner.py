@@ -1,7 +1,7 @@
 """A bundle that speaks in a process of its own: what crashes there, or eats its memory, takes nobody with it.
 
 For one asyncio loop. The child opens the bundle, which checks every digest, warms up, and steps a Pool; requests and
-events go through a pipe.
+events go through a socket.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import select
+import pickle
 import signal
+import socket
+import struct
 import sys
 import threading
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.reduction import ForkingPickler
+from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, NoReturn
 
 from vivace.core.bundle import Bundle, open_bundle
@@ -39,7 +39,6 @@ WARM_TEXT = (
     "This is a sentence to warm up with. And another one, which goes on for as long as sentences of prose do, with a "
     "clause here and another clause there, so that what a long text needs is known before the first one comes."
 )
-AT_ONCE = 16_384  # bytes that a pipe takes without waiting if it takes any (Linux: a quarter of its room is free)
 GIVE_BACK = 5.0  # seconds from the last work to handing memory back, here and in the child
 TOGETHER = 32  # requests that a model which moves in steps speaks at once, if its cache has room for them
 
@@ -81,9 +80,8 @@ class Runner:
         self._limit, self._start_seconds = limit, start_seconds
         self._heard: dict[str, asyncio.Queue[Event]] = {}
         self._process: Any = None
-        self._pipe: Connection | None = None
+        self._line: asyncio.Transport | None = None
         self._stopping = False
-        self._outbox = _Outbox()
         self._tidying: asyncio.TimerHandle | None = None
         self.megabytes = 0.0
         self.heard = 0.0  # time.monotonic() of its last word
@@ -97,7 +95,7 @@ class Runner:
 
     @property
     def alive(self) -> bool:
-        return self._pipe is not None and bool(self._process.is_alive())
+        return self._line is not None and bool(self._process.is_alive())
 
     @property
     def pending(self) -> int:
@@ -118,7 +116,7 @@ class Runner:
             return
         context = multiprocessing.get_context("spawn")
         try:
-            mine, theirs = context.Pipe()
+            mine, theirs = socket.socketpair()
             process = context.Process(
                 target=_work, args=(theirs, self.path, self.plan, self._limit, not self.megabytes), daemon=True,
                 name=f"vivace {self.path.name}",
@@ -129,41 +127,40 @@ class Runner:
         except OSError as error:
             raise Died(f"{self.path.name} cannot be served: {error}") from None
         theirs.close()
+        loop = asyncio.get_running_loop()
+        first: asyncio.Future[tuple[str, float]] = loop.create_future()
+        line, _ = await loop.create_unix_connection(
+            lambda: _Ear(first, self._hand, partial(self._gone, process)), sock=mine
+        )
         try:
-            problem = await self._first_words(process, mine)
+            problem = await self._first_words(process, first)
         except BaseException:
-            _kill(process, mine)
+            _kill(process, line)
             raise
         if problem:
-            _kill(process, mine)
+            _kill(process, line)
             raise Died(f"{self.path.name} cannot be served: {problem}")
-        self._process, self._pipe, self._stopping = process, mine, False
-        self._outbox = _Outbox(mine)
-        loop = asyncio.get_running_loop()
-        for todo, *given in ((self._listen, loop, process, mine), (self._outbox.write,)):
-            threading.Thread(target=todo, args=given, daemon=True, name="vivace-pipe").start()
+        self._process, self._line, self._stopping = process, line, False
 
-    async def _first_words(self, process: Any, pipe: Connection) -> str:
+    async def _first_words(self, process: Any, first: asyncio.Future[tuple[str, float]]) -> str:
         try:
             async with asyncio.timeout(self._start_seconds):
-                while not pipe.poll():
-                    await asyncio.sleep(0.02)
-            problem, self.megabytes = pipe.recv()
-            return str(problem)
+                problem, self.megabytes = await first
+            return problem
         except TimeoutError:
             return f"it was not ready after {self._start_seconds:g} s"
-        except (EOFError, OSError):
+        except EOFError:
             await asyncio.to_thread(process.join, 5)
             return f"its process ended with code {process.exitcode}"
 
     async def speak(self, request: Request) -> AsyncGenerator[Event, None]:
         """The request's events. Leaving early cancels it. Raises Died if the process dies meanwhile."""
-        if self._pipe is None:
+        if self._line is None:
             raise Died(f"{self.path.name} is not running")
         own = self._heard[request.id] = asyncio.Queue()
         ended = False
         try:
-            self._send(("submit", request))
+            self._line.write(_framed(("submit", request)))
             while not ended:
                 event = await own.get()
                 ended = event.done
@@ -172,38 +169,24 @@ class Runner:
                 yield event
         finally:
             self._heard.pop(request.id, None)
-            if not ended and self._pipe is not None:
-                with contextlib.suppress(Died):
-                    self._send(("cancel", request.id))
+            if not ended and self._line is not None:
+                self._line.write(_framed(("cancel", request.id)))
 
     async def stop(self) -> None:
         """Ends the process. What has not ended then has died: wait for `pending` to be 0 first."""
         if self._process is None:
             return
         self._stopping = True
-        process, pipe = self._process, self._pipe
-        with contextlib.suppress(Died):
-            self._send(("stop", None))
+        process, line = self._process, self._line
+        if line is not None:
+            line.write(_framed(("stop", None)))
         await asyncio.to_thread(process.join, 5)
         if process.is_alive():
             process.kill()
             await asyncio.to_thread(process.join, 5)
         self._gone(process)
-        if pipe is not None:
-            pipe.close()
-
-    def _send(self, message: Any) -> None:
-        if self._pipe is None:
-            raise Died(f"the process of {self.path.name} died")
-        self._outbox.send(message)
-
-    def _listen(self, loop: asyncio.AbstractEventLoop, process: Any, pipe: Connection) -> None:
-        """In a thread: the child's events, handed to the loop."""
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens any more
-            with contextlib.suppress(EOFError, OSError):
-                while True:
-                    loop.call_soon_threadsafe(self._hand, pipe.recv())
-            loop.call_soon_threadsafe(self._gone, process)
+        if line is not None:
+            line.abort()
 
     def _hand(self, event: Event) -> None:
         self.heard = time.monotonic()
@@ -219,8 +202,7 @@ class Runner:
     def _gone(self, process: Any) -> None:
         if process is not self._process:
             return
-        self._pipe = None
-        self._outbox.close()
+        self._line = None
         for request_id, own in self._heard.items():
             own.put_nowait(Event(request_id, done=True, reason="error", error=_GONE, blame="model"))
         if not self._stopping:
@@ -231,45 +213,47 @@ class Runner:
 _GONE = "the process died"
 
 
-class _Outbox:
-    """Messages to the child, in their order. What the pipe takes at once is written at once; the rest by a thread, so
-    that a child that does not read holds up nobody else. `send` and `close` are for one thread."""
+class _Ear(asyncio.Protocol):
+    """Hears what the child says: its first word goes to `first`, all others to `hand`; `gone` is called at its end."""
 
-    def __init__(self, pipe: Connection | None = None) -> None:
-        self._pipe = pipe
-        self._writable = select.poll()
-        if pipe is not None:
-            self._writable.register(pipe, select.POLLOUT)
-        self._waiting: SimpleQueue[bytes | None] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._unsent = 0
+    def __init__(
+        self, first: asyncio.Future[tuple[str, float]], hand: Callable[[Event], None], gone: Callable[[], None]
+    ) -> None:
+        self._first, self._hand, self._gone = first, hand, gone
+        self._said = bytearray()
 
-    def send(self, message: Any) -> None:
-        assert self._pipe is not None
-        data = bytes(ForkingPickler.dumps(message))
-        with self._lock:
-            idle = not self._unsent
-            self._unsent += 1
-        if idle and len(data) <= AT_ONCE and self._writable.poll(0):
-            with contextlib.suppress(OSError):  # a child that is gone is noticed by who listens to it
-                self._pipe.send_bytes(data)
-            self._sent()
-        else:
-            self._waiting.put(data)
+    def data_received(self, data: bytes) -> None:
+        self._said += data
+        while len(self._said) >= LENGTH.size:
+            end = LENGTH.size + LENGTH.unpack_from(self._said)[0]
+            if len(self._said) < end:
+                return
+            word = pickle.loads(memoryview(self._said)[LENGTH.size : end])  # noqa: S301 - of our own process
+            del self._said[:end]
+            if self._first.done():
+                self._hand(word)
+            else:
+                self._first.set_result(word)
 
-    def write(self) -> None:
-        assert self._pipe is not None
-        with contextlib.suppress(OSError, ValueError):
-            while (data := self._waiting.get()) is not None:
-                self._pipe.send_bytes(data)
-                self._sent()
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        if not self._first.done():
+            self._first.set_exception(EOFError())
+        self._gone()
 
-    def close(self) -> None:
-        self._waiting.put(None)
 
-    def _sent(self) -> None:
-        with self._lock:
-            self._unsent -= 1
+LENGTH = struct.Struct("!I")  # of a message in bytes, before it
+
+
+def _framed(message: Any) -> bytes:
+    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return LENGTH.pack(len(body)) + body
+
+
+def _messages(line: socket.socket) -> Iterator[Any]:
+    """Until the other side is gone."""
+    with contextlib.suppress(OSError), line.makefile("rb") as said:
+        while len(head := said.read(LENGTH.size)) == LENGTH.size:
+            yield pickle.loads(said.read(*LENGTH.unpack(head)))  # noqa: S301 - of our own process
 
 
 def _kill_started(process: Any) -> None:
@@ -277,20 +261,20 @@ def _kill_started(process: Any) -> None:
         process.kill()
 
 
-def _kill(process: Any, pipe: Connection) -> None:
+def _kill(process: Any, line: asyncio.Transport) -> None:
     process.kill()
     process.join(5)
-    pipe.close()
+    line.abort()
 
 
-def _work(pipe: Connection, path: Path, plan: Plan, limit: int, warm: bool) -> None:
+def _work(line: socket.socket, path: Path, plan: Plan, limit: int, warm: bool) -> None:
     """The child, until it is stopped or its parent dies."""
     for ignored in (signal.SIGINT, signal.SIGTERM):  # the parent decides
         signal.signal(ignored, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True, name="vivace-parent").start()
     code = 1
     try:
-        _speak(pipe, path, plan, limit, warm=warm)
+        _speak(line, path, plan, limit, warm=warm)
         code = 0
     except Exception:  # noqa: BLE001 - told, and the process ends with it
         traceback.print_exc()
@@ -314,43 +298,41 @@ def open_pool(path: Path, plan: Plan, limit: int, *, warm: bool = True) -> Pool:
 
 
 def _end_with_parent() -> None:
-    """In a thread: the pipe tells of a parent that died only once the bundle is loaded."""
+    """In a thread: the socket tells of a parent that died only once the bundle is loaded."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
 
 
-def _speak(pipe: Connection, path: Path, plan: Plan, limit: int, *, warm: bool) -> None:
+def _speak(line: socket.socket, path: Path, plan: Plan, limit: int, *, warm: bool) -> None:
     """Says why the bundle cannot be spoken, or nothing, and its memory; then speaks what is asked for."""
     try:
         pool, problem = open_pool(path, plan, limit, warm=warm), ""
     except Exception as error:  # noqa: BLE001 - told to the parent
         problem = str(error) if isinstance(error, VivaceError) else f"{type(error).__name__}: {error}"
-    pipe.send((problem, resident("VmHWM")))
+    line.sendall(_framed((problem, resident("VmHWM"))))
     if problem:
         return
     asked, spoken, sending = threading.Event(), threading.Event(), threading.Lock()
 
     def send(event: Event) -> None:
         with sending, contextlib.suppress(OSError):
-            pipe.send(event)
+            line.sendall(_framed(event))
         spoken.set()  # behind it: nobody waits for that
 
     def receive() -> None:
         try:
-            with contextlib.suppress(EOFError, OSError):  # the parent is gone
-                while True:
-                    what, body = pipe.recv()
-                    if what == "stop":
-                        break
-                    if what == "cancel":
-                        pool.cancel(body)
-                    else:
-                        try:
-                            pool.submit(body)
-                        except VivaceError as error:
-                            send(Event(body.id, done=True, reason="error", error=str(error), blame="model"))
-                    asked.set()
+            for what, body in _messages(line):
+                if what == "stop":
+                    break
+                if what == "cancel":
+                    pool.cancel(body)
+                else:
+                    try:
+                        pool.submit(body)
+                    except VivaceError as error:
+                        send(Event(body.id, done=True, reason="error", error=str(error), blame="model"))
+                asked.set()
         except Exception:  # noqa: BLE001 - told, and the process ends with it
             traceback.print_exc()
             _leave(1)

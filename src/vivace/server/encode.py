@@ -111,6 +111,7 @@ class Compressed:
         stream.layout, stream.format = "mono", layout
         if bits:
             stream.bit_rate = bits
+        stream.codec_context.open()  # now, not with the first audio
         self._stream = stream
         self._resampler = av.AudioResampler(layout, "mono", self._rate)
         self._frame, self._given = av.AudioFrame, 0

@@ -24,7 +24,7 @@ from vivace.engine.fallback import Broken
 from vivace.server.encode import MEDIA, WHOLE, Encoder, encoder, whole
 from vivace.server.metrics import Stopwatch
 from vivace.server.service import Service
-from vivace.server.wire import PROBLEMS, ApiError, Speech, parsed
+from vivace.server.wire import PROBLEMS, ApiError, Format, Speech, parsed
 
 Piece = tuple[str, Audio, dict[str, float]]  # the variant that made it, and when it did what
 
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 router = APIRouter()
 
 PART = 65_536  # bytes sent at once, so that a client that does not read is seen
+LOOK = 0.1  # seconds between two looks whether a client that waits for audio has left
 GONE = 499  # nginx's number for a client that did not wait; nobody reads it
 HERE = "#/paths/~1v1~1audio~1speech/post/requestBody/content/application~1json/schema/$defs/{model}"
 SCHEMA = Speech.model_json_schema(ref_template=HERE)
@@ -61,11 +62,12 @@ async def speech(request: Request) -> Response:
         raise ApiError(400, str(error)) from None
     told = f" {asked.text!r}" if service.settings.log_text else ""
     log.info("%s: %d characters for %s as %s%s", asked.id, len(asked.text), model.name, body.response_format, told)
-    codec = encoder(body.response_format, model.bundle.sample_rate)  # now: while the voice is at work
     at_once = body.stream_format is None and body.response_format in WHOLE
     events = service.speak(model, asked, whole=at_once, only=only)
     pieces = _pieces(events, asked, Stopwatch(service.metrics, model.name, arrived), request)
+    opening = asyncio.create_task(_opened(body.response_format, model.bundle.sample_rate))
     first = await _unless_gone(pieces, request)
+    codec = await opening
     if first is None:
         return Response(status_code=GONE)
     variant, audio, times = first
@@ -103,13 +105,14 @@ async def _pieces(
     spoken: AsyncGenerator[tuple[str, Event], None], asked: Asked, watch: Stopwatch, request: Request
 ) -> AsyncGenerator[Piece, None]:
     """The audio of a request. Stops where the client has left; raises ApiError."""
-    outcome = "cancelled"
+    outcome, sounded = "cancelled", False
     try:
         async with contextlib.aclosing(spoken) as events:
             async for variant, event in events:
-                if await request.is_disconnected():
+                if sounded and await request.is_disconnected():  # until then _unless_gone looks
                     return
                 if event.audio is not None:
+                    sounded = True
                     watch.chunk(variant, event.audio.seconds, time.perf_counter())
                     yield variant, event.audio, event.times
                 if event.done:
@@ -131,25 +134,27 @@ async def _pieces(
 async def _unless_gone(pieces: AsyncGenerator[Piece, None], request: Request) -> Piece | None:
     """The first piece; None if the client leaves before it is there."""
 
-    async def left() -> None:
-        while not await request.is_disconnected():
-            await asyncio.sleep(0.1)
-
     async def next_piece() -> Piece | None:
         return await anext(pieces, None)
 
-    first, gone = asyncio.create_task(next_piece()), asyncio.create_task(left())
+    first = asyncio.create_task(next_piece())
     try:
-        await asyncio.wait({first, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not first.done():
-            return None
-        if first.result() is None and not gone.done():
+        while not (await asyncio.wait({first}, timeout=LOOK))[0]:
+            if await request.is_disconnected():
+                return None
+        if first.result() is None:
             raise ApiError(500, "the voice made no audio")
         return first.result()
     finally:
-        for task in (first, gone):
-            task.cancel()
-        await asyncio.wait({first, gone})
+        if not first.done():
+            first.cancel()
+            await asyncio.wait({first})
+
+
+async def _opened(form: Format, rate: int) -> Encoder:
+    """In a thread, and while the voice is at work: some take milliseconds to open."""
+    await asyncio.sleep(0)  # the voice first
+    return await asyncio.to_thread(encoder, form, rate)
 
 
 async def _from(first: Audio, rest: AsyncGenerator[Piece, None]) -> AsyncGenerator[Audio, None]:
