@@ -211,6 +211,24 @@ def test_the_listener_who_has_least_left_to_play_comes_first(toy: Bundle, gate: 
     assert turns > 5
 
 
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_listener_who_has_much_left_to_play_lets_all_new_ones_go_first(
+    toy: Bundle, gate: Gate, monkeypatch: pytest.MonkeyPatch, enough: bool
+) -> None:
+    monkeypatch.setattr(module, "URGENT", 0.0)
+    monkeypatch.setattr(module, "PATIENCE", 0.001 if enough else 1000.0)
+    with Pool(toy, 1, clock=lambda: 0.0) as pool:
+        pool.submit(Request("long", MANY, chunk_frames=8))
+        assert gate.entered.wait(PATIENCE)
+        for k in range(3):
+            pool.submit(Request(f"short {k}", "hi", chunk_frames=64))
+        gate.opened.set()
+        order = [event.request_id for event in pool.events()]
+    shorts = ["short 0", "short 1", "short 2"]
+    in_turn = ["short 0", "long", "short 1", "long", "short 2"]
+    assert order[1:6] == (shorts + ["long", "long"] if enough else in_turn)
+
+
 def test_short_texts_do_not_starve_a_long_one(toy: Bundle, gate: Gate) -> None:
     with Pool(toy, 1) as pool:
         pool.submit(Request("long", MANY))

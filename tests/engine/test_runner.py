@@ -260,6 +260,29 @@ def test_messages_keep_their_order_and_wait_for_nobody() -> None:
     asyncio.run(todo())
 
 
+def test_a_process_that_ends_behind_its_first_words(
+    make_toy: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def first_words(self: Runner, process: Any, first: asyncio.Future[tuple[str, float]]) -> str:
+        await first
+        process.kill()
+        await asyncio.to_thread(process.join)
+        await asyncio.sleep(0.1)  # its end is heard
+        return ""
+
+    async def todo() -> None:
+        runner = Runner(make_toy().path, Plan(1, 1, 1))
+        with monkeypatch.context() as patched, pytest.raises(Died, match="ended behind its first words"):
+            patched.setattr(Runner, "_first_words", first_words)
+            await runner.start()
+        assert not runner.alive
+        await runner.start()
+        assert runner.alive
+        await runner.stop()
+
+    asyncio.run(todo())
+
+
 def test_a_process_that_ends_before_its_first_word() -> None:
     mine, theirs = socket.socketpair()
 

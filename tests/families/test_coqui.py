@@ -17,13 +17,14 @@ from families import coqui_maker  # noqa: E402
 from vivace.core import registry  # noqa: E402
 from vivace.core.bundle import Bundle  # noqa: E402
 from vivace.core.contracts import Context  # noqa: E402
-from vivace.core.errors import ModelError  # noqa: E402
+from vivace.core.errors import ModelError, UsageError  # noqa: E402
 from vivace.core.settings import parse  # noqa: E402
 from vivace.core.speech import Request  # noqa: E402
 from vivace.core.stage import Array, RuntimeOptions  # noqa: E402
 from vivace.engine.engine import Engine, speak  # noqa: E402
 from vivace.families import coqui, piper  # noqa: E402
 from vivace.modules.vits import from_coqui  # noqa: E402
+from vivace.workflows.import_ import import_model  # noqa: E402
 
 ONE = RuntimeOptions(threads=1)
 TEXT = "a small voice, it says."
@@ -48,6 +49,10 @@ def edit_weights(folder: Path, change: Any) -> Path:
     change(state["model"])
     torch.save(state, folder / "model_file.pth")
     return folder
+
+
+def claimed(layer: str) -> dict[str, Any]:
+    return {"stages": {"text": {"label": "int8", "quantized": {layer: "dynamic"}}}}
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +185,8 @@ def test_a_payload_in_the_table_of_speakers_does_not_run(tmp_path: Path) -> None
             r"enc_p.emb.weight is \(35, 8\); the settings ask for \(12,",
         ),
         (lambda c: c.update(vivace={"stages": 3}), "vivace.stages is damaged"),
+        (lambda c: c.update(vivace=claimed("text_encoder.emb")), "enc_p.emb is quantized; the checkpoint does not"),
+        (lambda c: c.update(vivace=claimed("no.such.layer")), "no.such.layer is quantized; the checkpoint does not"),
     ],
 )
 def test_configs_that_do_not_serve(tmp_path: Path, change: Any, message: str) -> None:
@@ -235,10 +242,28 @@ def test_folders_that_lack_a_file(tmp_path: Path) -> None:
         coqui.import_(folder, tmp_path / "out")
     with pytest.raises(ModelError, match=r"no readable checkpoint|more than data"):
         coqui.import_(folder / "checkpoint_2.pth", tmp_path / "out")
+    assert "2 checkpoints" in coqui.lacks(folder)
     (folder / "config.json").unlink()
     assert not coqui.recognise(folder)
+    assert "config.json is not in" in coqui.lacks(folder)
     with pytest.raises(ModelError, match=r"config\.json is not in"):
         coqui.import_(folder / "checkpoint_1.pth", tmp_path / "out")
+
+
+def test_what_stands_between_a_folder_and_a_voice(tmp_path: Path) -> None:
+    folder = coqui_maker.make(tmp_path)
+    assert coqui.lacks(folder) == coqui.lacks(tmp_path / "none") == coqui.lacks(tmp_path / "voice.onnx") == ""
+    edit(folder, lambda c: c.pop("model"))
+    assert "no fields model and audio" in coqui.lacks(folder)
+    with pytest.raises(UsageError, match="no fields model and audio"):
+        import_model(folder, tmp_path / "out")
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    assert "is not readable JSON" in coqui.lacks(folder)
+    (folder / "config.json").write_text('{"model": "vits", "audio": {}}', encoding="utf-8")
+    (folder / "model_file.pth").unlink()
+    assert "has no checkpoint" in coqui.lacks(folder)
+    (folder / "config.json").write_text('{"architectures": ["Another"]}', encoding="utf-8")
+    assert coqui.lacks(folder) == ""
 
 
 def test_a_coqui_voice_as_a_piper_voice_and_back(bundle: Bundle, tmp_path: Path) -> None:

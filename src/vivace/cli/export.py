@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from vivace.cli._common import MODEL_HELP, find_bundle, print_json
@@ -28,7 +29,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from vivace.workflows.export import export
 
-    files = export(find_bundle(args.model), args.out, to=args.to, overwrite=args.force)
+    bundle = find_bundle(args.model)
+    files = export(bundle, args.out, to=args.to, overwrite=args.force)
+    if bundle.evidence and not bundle.history:
+        print(f"note: no pass was kept in {bundle.name}: what is written is the original", file=sys.stderr)
     if args.json:
         print_json({"files": files})
     else:

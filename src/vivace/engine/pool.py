@@ -25,7 +25,7 @@ from vivace.engine.sessions import open_sessions
 MOST_REQUESTS = 256  # that have not ended
 MOST_LARGER = 4  # times as large as asked for may the first chunk be, where many wait
 PATIENCE = 1.0  # seconds between two turns of a request that nobody listens to yet
-URGENT = 1.0  # seconds of audio left with which a request that has begun comes before a new one
+URGENT = 0.6  # seconds of audio left with which a request that has begun comes before new ones
 MOST_PASSED = 6  # times in a row that it does
 MOST_EVENTS = 64  # that were not read; with more, the workers wait
 
@@ -67,9 +67,9 @@ class Pool:
 
     `workers` threads (0: one for each core) with `options.threads` each (1 unless given). A request that is new and
     one that has begun are taken in turn, so that a long text never keeps a short one waiting, nor short ones a long
-    one. Of those that have begun comes the one whose listener has least left to play; before any new one, if that is
-    little. Up to `batch` requests are spoken together (0: `bundle.defaults["batch"]`, 1 unless the bundle says so); new
-    ones join between steps.
+    one. Of those that have begun comes the one whose listener has least left to play: before any new one, if that is
+    little; after all of them, if it is much. Up to `batch` requests are spoken together (0: `bundle.defaults["batch"]`,
+    1 unless the bundle says so); new ones join between steps.
     `warm`: every worker runs the model at all sizes first, where runtimes compile for each; requests wait meanwhile.
     Raises ModelError if a stage cannot be loaded.
     """
@@ -238,8 +238,10 @@ class Pool:
             if self._closed:
                 return None
             first = min(self._begun, key=lambda slot: slot.due, default=None)
-            urgent = first and first.runs_dry < self._clock() + URGENT
-            if first and (not self._new or self._passed < (MOST_PASSED if urgent else 1)):
+            now = self._clock()
+            urgent = first and first.runs_dry < now + URGENT
+            calm = first and first.due > now + PATIENCE  # its listeners have that long to play
+            if first and (not self._new or (not calm and self._passed < (MOST_PASSED if urgent else 1))):
                 self._passed += 1
                 self._begun.remove(slot := first)
             else:

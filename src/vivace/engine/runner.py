@@ -134,6 +134,8 @@ class Runner:
         )
         try:
             problem = await self._first_words(process, first)
+            if not problem and line.is_closing():
+                problem = "its process ended behind its first words"
         except BaseException:
             _kill(process, line)
             raise
@@ -200,7 +202,7 @@ class Runner:
         asyncio.get_running_loop().run_in_executor(None, give_back)
 
     def _gone(self, process: Any) -> None:
-        if process is not self._process:
+        if process is not self._process or self._line is None:
             return
         self._line = None
         for request_id, own in self._heard.items():

@@ -52,9 +52,30 @@ def find(path: Path) -> Files:
 def looks_like_one(path: Path) -> bool:
     """Whether the files are there and the config has what Coqui's have. Never raises."""
     try:
-        config = read_config(find(path).config)
+        return _is_coqui(read_config(find(path).config))
     except (ModelError, OSError):
         return False
+
+
+def lacks(path: Path) -> str:
+    """What stands between `path` and a Coqui voice, where some of it is there; else empty. Never raises."""
+    folder = path if path.is_dir() else path.parent
+    checkpoints = {p.name for p in folder.glob("*.pth")} - NO_MODELS if path.is_dir() else {path.name}
+    if not path.is_dir() and path.suffix != ".pth":
+        return ""
+    try:
+        config = read_config(folder / CONFIG) if (folder / CONFIG).is_file() else None
+        own = config is not None and _is_coqui(config)
+        if own or (config is None and checkpoints):
+            find(path)
+    except (ModelError, OSError) as error:
+        return str(error)
+    if checkpoints and not own:
+        return f"{folder / CONFIG} has no fields model and audio; a Coqui voice's has both"
+    return ""
+
+
+def _is_coqui(config: dict[str, Any]) -> bool:
     return isinstance(config.get("model"), str) and isinstance(config.get("audio"), dict)
 
 

@@ -39,6 +39,11 @@ def recognise(path: Path) -> bool:
     return files.looks_like_one(path)
 
 
+def lacks(path: Path) -> str:
+    """What stands between `path` and a Coqui voice, where some of it is there; else empty."""
+    return files.lacks(Path(path))
+
+
 def import_(path: Path, out: Path, *, overwrite: bool = False) -> Bundle:
     """Takes nothing but tensors from the checkpoint, and proves that the stages speak like the module before anything
     is written."""

@@ -183,15 +183,19 @@ def coqui_layer(name: str, *, back: bool = False) -> str:
 
 
 def floats(shape: Mapping[str, Any], weights: Mapping[str, Tensor], quantized: Mapping[str, str]) -> dict[str, Tensor]:
-    """All weights as float32 in full size: what is quantized or sparse is widened. `quantized` names the layers."""
+    """All weights as float32 in full size: what is quantized or sparse is widened. `quantized` names the layers.
+    Raises ModelError for layers that the voice does not have, or whose scales are missing."""
     from vivace.modules._vits_parts import shape_from
     from vivace.modules.quantized import SCALE, axis_of, dense, widened
 
     with torch.device("meta"):
         voice = Vits(shape_from(shape))
     found = dense(weights, {name: tuple(value.shape) for name, value in voice.state_dict().items()})
+    layers = dict(voice.named_modules())
     for name in quantized:
-        layer, key = voice.get_submodule(name), f"{name}.weight"
+        layer, key = layers.get(name), f"{name}.weight"
+        if layer is None or key not in found or key + SCALE not in found:
+            raise ModelError(f"the settings say that {name} is quantized; the checkpoint does not have it so")
         found[key] = widened(found[key], found.pop(key + SCALE), axis_of(layer))
     return {name: value.float() for name, value in found.items()}
 
