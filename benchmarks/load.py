@@ -365,8 +365,8 @@ def page(found: dict[str, Any]) -> str:
         row(f"{found['open']['per_second']:.1f} a second, at random", found["open"]),
         row("200, queue of 64", found["above"]),
         "",
-        f"A short text that comes 0.2 to 1.5 s after four of 4,000 characters: first audio after {b['median_ms']:.0f} ms "
-        f"(median of {b['n']}); {b['late']} waited longer than {LATE:g} s, {b['worst_ms']:.0f} ms at most.",
+        f"A short text that comes 0.2 to 1.5 s after four of 4,000 characters: first audio after {b['median_ms']:.0f} "
+        f"ms (median of {b['n']}); {b['late']} waited longer than {LATE:g} s, {b['worst_ms']:.0f} ms at most.",
     ]
     return "\n".join(lines) + "\n"
 

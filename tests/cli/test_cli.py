@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from vivace.cli import main as cli
+from vivace.core.bundle import EVIDENCE, Step, open_bundle
 from vivace.core.errors import EXIT_BUDGET_NOT_MET, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from vivace.workflows import profile
 from vivace.workflows._ceiling import Ceiling
@@ -328,6 +329,20 @@ def test_evaluate_export_and_benchmark(voice: Path, tmp_path: Path, capsys: pyte
     assert as_json(capsys, "export", str(voice), "-o", str(tmp_path / "out"))["files"]
     assert cli.main(["benchmark", str(voice), "--rounds", "3", "-q"]) == EXIT_OK
     assert "RTF" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_export_says_that_nothing_was_kept(
+    voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: bool
+) -> None:
+    def judged(folder: Path) -> None:
+        (folder / EVIDENCE).mkdir()
+        (folder / EVIDENCE / "report.json").write_text("{}", encoding="utf-8")
+
+    step = Step("graph_cleanup", "1", {}) if kept else None
+    open_bundle(voice).derive(tmp_path / "result", step, judged)
+    assert cli.main(["export", str(tmp_path / "result"), "-o", str(tmp_path / "out")]) == EXIT_OK
+    assert ("no pass was kept in" in capsys.readouterr().err) != kept
 
 
 def test_optimize_and_report(voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
