@@ -114,7 +114,7 @@ def test_after_audio_has_gone_out_nothing_is_said_twice() -> None:
 def test_what_is_wanted_whole_is_mended_to_the_end() -> None:
     async def run() -> list[str]:
         c = chain(Fake(piece(), NOTHING), Fake(*GOOD))
-        return [name async for name, _ in c.speak(Request("r", "hello"), whole=True)]
+        return [name async for name, _ in c.speak(Request("r", "hello", whole=True))]
 
     assert asyncio.run(run()) == ["v1", "v1"]
 

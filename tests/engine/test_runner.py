@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import shutil
@@ -129,18 +130,23 @@ def test_a_second_start_changes_nothing(make_toy: Callable[..., Bundle]) -> None
     run(make_toy().path, todo)
 
 
-def test_a_start_that_is_given_up_leaves_no_process(make_toy: Callable[..., Bundle]) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.1])
+def test_a_start_that_is_given_up_leaves_no_process(
+    make_toy: Callable[..., Bundle], seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
     before = {child.pid for child in multiprocessing.active_children()}
 
     async def todo() -> None:
         starting = asyncio.create_task(Runner(make_toy().path, Plan(1, 1, 1)).start())
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(seconds)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
 
     asyncio.run(todo())
     assert {child.pid for child in multiprocessing.active_children()} <= before
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_process_that_loads_ends_with_its_parent(tmp_path: Path) -> None:
@@ -238,8 +244,8 @@ def test_messages_keep_their_order_and_wait_for_nobody() -> None:
 
     async def todo() -> None:
         loop = asyncio.get_running_loop()
-        first, gone = loop.create_future(), asyncio.Event()
-        line, _ = await loop.create_unix_connection(lambda: runner._Ear(first, heard.append, gone.set), sock=mine)
+        gone = asyncio.Event()
+        line, ear = await loop.create_unix_connection(lambda: runner._Ear(heard.append, gone.set), sock=mine)
         for message in sent:  # nobody reads: a socket that is full would hold this up for ever
             line.write(runner._framed(message))
         read = await asyncio.to_thread(lambda: [m for _, m in zip(sent, runner._messages(theirs), strict=False)])
@@ -253,7 +259,7 @@ def test_messages_keep_their_order_and_wait_for_nobody() -> None:
 
         await asyncio.to_thread(answer)
         await gone.wait()
-        assert await first == "first"
+        assert await ear.first == "first"
         assert heard == sent
         line.write(runner._framed("to nobody"))  # who listens to the child knows that it is gone
 
@@ -263,8 +269,8 @@ def test_messages_keep_their_order_and_wait_for_nobody() -> None:
 def test_a_process_that_ends_behind_its_first_words(
     make_toy: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def first_words(self: Runner, process: Any, first: asyncio.Future[tuple[str, float]]) -> str:
-        await first
+    async def first_words(self: Runner, process: Any, ear: runner._Ear) -> str:
+        await ear.first
         process.kill()
         await asyncio.to_thread(process.join)
         await asyncio.sleep(0.1)  # its end is heard
@@ -287,13 +293,12 @@ def test_a_process_that_ends_before_its_first_word() -> None:
     mine, theirs = socket.socketpair()
 
     async def todo() -> None:
-        first = asyncio.get_running_loop().create_future()
-        await asyncio.get_running_loop().create_unix_connection(
-            lambda: runner._Ear(first, pytest.fail, lambda: None), sock=mine
+        _, ear = await asyncio.get_running_loop().create_unix_connection(
+            lambda: runner._Ear(pytest.fail, lambda: None), sock=mine
         )
         theirs.close()
         with pytest.raises(EOFError):
-            await first
+            await ear.first
 
     asyncio.run(todo())
 

@@ -18,6 +18,7 @@ pytest.importorskip("fastapi")
 
 from server.conftest import Served, ask, metric, serving, until  # noqa: E402
 from vivace.core.errors import UsageError  # noqa: E402
+from vivace.server import encode, speech  # noqa: E402
 from vivace.server.app import create_app  # noqa: E402
 from vivace.server.service import Settings  # noqa: E402
 
@@ -100,6 +101,34 @@ def test_a_full_queue_sends_away_and_loses_nothing(make_variant: Make) -> None:
         assert all(int(a.headers["Retry-After"]) >= 1 for a in full)
         assert full[0].json()["error"]["code"] == "queue_full"
         assert ask(served).status_code == 200
+
+
+def test_what_is_turned_away_opens_no_encoder(make_variant: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def noting(form: Any, rate: int) -> Any:
+        opened.append(form)
+        return encode.encoder(form, rate)
+
+    monkeypatch.setattr(speech, "encoder", noting)
+    with serving(Settings({"toy": [make_variant("one")]}, queue=1, cores=1)) as served:
+        client = threading.Thread(target=ask, args=(served, LONG))
+        client.start()
+        until(lambda: metric(served, "vivace_live_requests") == 1)
+        assert [ask(served, response_format="mp3").status_code for _ in range(2)] == [503] * 2
+        client.join()
+        assert ask(served, response_format="wav").status_code == 200  # made as one file
+    assert opened == ["pcm"]
+
+
+def test_an_encoder_that_fails_frees_its_place(make_variant: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(form: Any, rate: int) -> Any:
+        raise MemoryError(form, rate)
+
+    monkeypatch.setattr(speech, "encoder", failing)
+    with serving(Settings({"toy": [make_variant("one")]})) as served:
+        assert ask(served, LONG).status_code == 500
+        until(lambda: metric(served, "vivace_live_requests") == 0)
 
 
 def test_metrics_say_who_speaks_and_who_waits(make_variant: Make) -> None:

@@ -25,7 +25,7 @@ class Request:
 
     `speed` above 1 is faster; None for a noise scale means the voice's own default.
     `chunk_frames` 0 renders each sentence whole; above 0 it streams: a first chunk of that many frames, then larger
-    ones (see `next_chunk`).
+    ones (see `next_chunk`). `whole`: nobody hears a chunk before all of them are there.
     `max_seconds` bounds the audio of one request, whatever the model does.
     Raises UsageError for a value outside its range.
     """
@@ -40,6 +40,7 @@ class Request:
     noise_w: float | None = None
     chunk_frames: int = 0
     max_seconds: float = 7200.0
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.speed <= 10:

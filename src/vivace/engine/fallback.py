@@ -212,11 +212,9 @@ class Chain:
         found = [variant.trouble for variant in self.variants]
         return "; ".join(f"{v.name}: {why}" for v, why in zip(self.variants, found, strict=True)) if all(found) else ""
 
-    async def speak(
-        self, request: Request, *, whole: bool = False, only: str = ""
-    ) -> AsyncGenerator[tuple[str, Event], None]:
-        """Events with the name of the variant that made them; `whole` holds all back until it is known to be good;
-        `only` names the one variant that may speak.
+    async def speak(self, request: Request, *, only: str = "") -> AsyncGenerator[tuple[str, Event], None]:
+        """Events with the name of the variant that made them, held back until all is known to be good where the request
+        is wanted whole; `only` names the one variant that may speak.
         Raises TextError for what no variant could speak, Broken or Unavailable. Leaving early cancels.
 
         A fault is held against its variant once another has spoken the same text: what all fail may be the text."""
@@ -241,7 +239,7 @@ class Chain:
                             raise Faulty(event.error)
                         watch.see(event)
                         held.append(event)
-                        if (whole or not watch.sounds) and not event.done:
+                        if (request.whole or not watch.sounds) and not event.done:
                             continue
                         if trial:  # decided now: its listener may take as long as it likes
                             variant.breaker.succeeded()

@@ -127,27 +127,26 @@ class Runner:
         except OSError as error:
             raise Died(f"{self.path.name} cannot be served: {error}") from None
         theirs.close()
-        loop = asyncio.get_running_loop()
-        first: asyncio.Future[tuple[str, float]] = loop.create_future()
-        line, _ = await loop.create_unix_connection(
-            lambda: _Ear(first, self._hand, partial(self._gone, process)), sock=mine
-        )
+        line: asyncio.Transport | None = None
         try:
-            problem = await self._first_words(process, first)
-            if not problem and line.is_closing():
-                problem = "its process ended behind its first words"
+            ear = _Ear(self._hand, partial(self._gone, process))
+            line, _ = await asyncio.get_running_loop().create_unix_connection(lambda: ear, sock=mine)
+            problem = await self._first_words(process, ear)
+            if line.is_closing():
+                problem = problem or "its process ended behind its first words"
+            if problem:
+                raise Died(f"{self.path.name} cannot be served: {problem}")
         except BaseException:
-            _kill(process, line)
+            _kill(process)
+            if line is not None:
+                line.abort()
             raise
-        if problem:
-            _kill(process, line)
-            raise Died(f"{self.path.name} cannot be served: {problem}")
         self._process, self._line, self._stopping = process, line, False
 
-    async def _first_words(self, process: Any, first: asyncio.Future[tuple[str, float]]) -> str:
+    async def _first_words(self, process: Any, ear: _Ear) -> str:
         try:
             async with asyncio.timeout(self._start_seconds):
-                problem, self.megabytes = await first
+                problem, self.megabytes = await ear.first
             return problem
         except TimeoutError:
             return f"it was not ready after {self._start_seconds:g} s"
@@ -216,13 +215,12 @@ _GONE = "the process died"
 
 
 class _Ear(asyncio.Protocol):
-    """Hears what the child says: its first word goes to `first`, all others to `hand`; `gone` is called at its end."""
+    """Hears what the child says: its first word is `first`, all others go to `hand`; `gone` is called at its end."""
 
-    def __init__(
-        self, first: asyncio.Future[tuple[str, float]], hand: Callable[[Event], None], gone: Callable[[], None]
-    ) -> None:
-        self._first, self._hand, self._gone = first, hand, gone
-        self._said = bytearray()
+    def __init__(self, hand: Callable[[Event], None], gone: Callable[[], None]) -> None:
+        self.first: asyncio.Future[tuple[str, float]] = asyncio.get_running_loop().create_future()
+        self._hand, self._gone = hand, gone
+        self._said, self._begun = bytearray(), False
 
     def data_received(self, data: bytes) -> None:
         self._said += data
@@ -232,14 +230,16 @@ class _Ear(asyncio.Protocol):
                 return
             word = pickle.loads(memoryview(self._said)[LENGTH.size : end])  # noqa: S301 - of our own process
             del self._said[:end]
-            if self._first.done():
+            if self._begun:
                 self._hand(word)
-            else:
-                self._first.set_result(word)
+            elif not self.first.done():  # given up meanwhile
+                self.first.set_result(word)
+            self._begun = True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        if not self._first.done():
-            self._first.set_exception(EOFError())
+        if not self.first.done():
+            self.first.set_exception(EOFError())
+            self.first.exception()  # seen: whoever waited for it may have left
         self._gone()
 
 
@@ -263,10 +263,9 @@ def _kill_started(process: Any) -> None:
         process.kill()
 
 
-def _kill(process: Any, line: asyncio.Transport) -> None:
+def _kill(process: Any) -> None:
     process.kill()
     process.join(5)
-    line.abort()
 
 
 def _work(line: socket.socket, path: Path, plan: Plan, limit: int, warm: bool) -> None:

@@ -14,6 +14,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
@@ -179,16 +180,17 @@ class Reading:
     async def _speak(self, start: Start) -> None:
         """All that waits, until the end."""
         assert self._model
-        codec = encoder(start.response_format, self._model.bundle.sample_rate)
+        opened = partial(asyncio.to_thread, encoder, start.response_format, self._model.bundle.sample_rate)
+        codec = await opened()
         while True:
             sentence = await self._waiting.get()
             if isinstance(sentence, Word):
                 if rest := codec.finish():
                     await self._socket.send_bytes(rest)
-                codec = encoder(start.response_format, self._model.bundle.sample_rate)
                 await self._tell("flushed" if sentence.type == "flush" else "done")
                 if sentence.type == "end":
                     return
+                codec = await opened()
                 continue
             await self._tell("sentence", text=sentence.strip())
             request = Request(

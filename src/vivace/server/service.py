@@ -175,9 +175,7 @@ class Service:
         known = ", ".join(self.models)
         raise ApiError(404, f"unknown model {asked[:60]!r}; known: {known}", param="model", code="model_not_found")
 
-    async def speak(
-        self, model: Model, request: Request, *, whole: bool = False, only: str = ""
-    ) -> AsyncGenerator[tuple[str, Event], None]:
+    async def speak(self, model: Model, request: Request, *, only: str = "") -> AsyncGenerator[tuple[str, Event], None]:
         """See Chain.speak. Raises ApiError where the queue is full, the server is going down or time is up."""
         if self.stopping:
             raise ApiError(503, "the server is shutting down", code="shutting_down", retry=5)
@@ -192,7 +190,7 @@ class Service:
             async with asyncio.timeout_at(end):
                 await self.budget.enter(model.name)
             try:
-                async with contextlib.aclosing(model.chain.speak(request, whole=whole, only=only)) as events:
+                async with contextlib.aclosing(model.chain.speak(request, only=only)) as events:
                     while True:
                         async with asyncio.timeout_at(end):  # of waiting: a client may read as slowly as it likes
                             found = await anext(events, None)

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 router = APIRouter()
 
 PART = 65_536  # bytes sent at once, so that a client that does not read is seen
+CHEAP: tuple[Format, ...] = ("wav", "pcm")  # other encoders work in a thread, so as not to hold up others' audio
+HEAD_START = 0.005  # seconds for the voice, before an encoder is opened: what is turned away by then needs none
 LOOK = 0.1  # seconds between two looks whether a client that waits for audio has left
 GONE = 499  # nginx's number for a client that did not wait; nobody reads it
 HERE = "#/paths/~1v1~1audio~1speech/post/requestBody/content/application~1json/schema/$defs/{model}"
@@ -53,21 +55,29 @@ async def speech(request: Request) -> Response:
     service: Service = request.app.state.service
     model = service.model(body.model)
     only = model.variant(body.variant)
+    at_once = body.stream_format is None and body.response_format in WHOLE
     try:
         asked = Asked(
             uuid.uuid4().hex, body.input, voice=model.voice(body.voice_id), speed=body.speed, seed=body.seed,
-            chunk_frames=FIRST_CHUNK,
+            chunk_frames=FIRST_CHUNK, whole=at_once,
         )  # fmt: skip
     except UsageError as error:
         raise ApiError(400, str(error)) from None
     told = f" {asked.text!r}" if service.settings.log_text else ""
     log.info("%s: %d characters for %s as %s%s", asked.id, len(asked.text), model.name, body.response_format, told)
-    at_once = body.stream_format is None and body.response_format in WHOLE
-    events = service.speak(model, asked, whole=at_once, only=only)
+    events = service.speak(model, asked, only=only)
     pieces = _pieces(events, asked, Stopwatch(service.metrics, model.name, arrived), request)
-    opening = asyncio.create_task(_opened(body.response_format, model.bundle.sample_rate))
-    first = await _unless_gone(pieces, request)
-    codec = await opening
+    rate = model.bundle.sample_rate
+    opening = None if at_once else asyncio.create_task(_opened(body.response_format, rate))
+    try:
+        first = await _unless_gone(pieces, request)
+        codec = await opening if first and opening else None
+    except BaseException:
+        await pieces.aclose()
+        raise
+    finally:
+        if opening:
+            opening.cancel()
     if first is None:
         return Response(status_code=GONE)
     variant, audio, times = first
@@ -75,15 +85,15 @@ async def speech(request: Request) -> Response:
     if times:  # what the engine itself took to its first audio, as W3C's Server Timing writes it
         headers["Server-Timing"] = f"engine;dur={1000 * (times['first_audio'] - times['queued']):.2f}"
     spoken = _from(audio, pieces)
-    if body.stream_format == "sse":
-        return Stream(_events(spoken, body, codec), media_type="text/event-stream", headers=headers)
     media = MEDIA[body.response_format]
-    if at_once:
+    if codec is None:
         made = join([piece async for piece in spoken])
         content = await asyncio.to_thread(whole, body.response_format, made)
         headers["Content-Length"] = str(len(content))
         parts = (content[k : k + PART] for k in range(0, len(content), PART))
         return StreamingResponse(parts, media_type=media, headers=headers)
+    if body.stream_format == "sse":
+        return Stream(_events(spoken, body, codec), media_type="text/event-stream", headers=headers)
     return Stream(_encoded(spoken, body, codec), media_type=media, headers=headers)
 
 
@@ -149,12 +159,14 @@ async def _unless_gone(pieces: AsyncGenerator[Piece, None], request: Request) ->
         if not first.done():
             first.cancel()
             await asyncio.wait({first})
+        if not first.cancelled():
+            first.exception()  # seen, also where the client has left
 
 
 async def _opened(form: Format, rate: int) -> Encoder:
-    """In a thread, and while the voice is at work: some take milliseconds to open."""
-    await asyncio.sleep(0)  # the voice first
-    return await asyncio.to_thread(encoder, form, rate)
+    """While the voice is at work."""
+    await asyncio.sleep(HEAD_START)
+    return encoder(form, rate) if form in CHEAP else await asyncio.to_thread(encoder, form, rate)
 
 
 async def _from(first: Audio, rest: AsyncGenerator[Piece, None]) -> AsyncGenerator[Audio, None]:
@@ -167,10 +179,9 @@ async def _from(first: Audio, rest: AsyncGenerator[Piece, None]) -> AsyncGenerat
 
 
 async def _encoded(audio: AsyncGenerator[Audio, None], body: Speech, codec: Encoder) -> AsyncGenerator[bytes, None]:
-    cheap = body.response_format in ("wav", "pcm")
+    cheap = body.response_format in CHEAP
     async with contextlib.aclosing(audio) as pieces:
         async for piece in pieces:
-            # In a thread: it takes long enough to hold up others' audio.
             made = codec.encode(piece) if cheap else await asyncio.to_thread(codec.encode, piece)
             if made:
                 yield made
