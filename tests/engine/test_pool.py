@@ -211,37 +211,29 @@ def test_the_listener_who_has_least_left_to_play_comes_first(toy: Bundle, gate: 
     assert turns > 5
 
 
-@pytest.mark.parametrize("enough", [True, False])
-def test_a_listener_who_has_much_left_to_play_lets_all_new_ones_go_first(
-    toy: Bundle, gate: Gate, monkeypatch: pytest.MonkeyPatch, enough: bool
-) -> None:
-    with Pool(toy, 1, clock=lambda: 0.0) as pool:
-        if not enough:
-            pool._longest = 1000.0  # seconds: with such steps nobody has enough
-            monkeypatch.setattr(module, "SHRINKS", 1.0)
-            monkeypatch.setattr(module, "MOST_PASSED", 1)
-        pool.submit(Request("long", MANY, chunk_frames=8))
-        assert gate.entered.wait(PATIENCE)
-        for k in range(3):
-            pool.submit(Request(f"short {k}", "hi", chunk_frames=64))
-        gate.opened.set()
-        order = [event.request_id for event in pool.events()]
-    shorts = ["short 0", "short 1", "short 2"]
-    in_turn = ["short 0", "long", "short 1", "long", "short 2"]
-    assert order[1:6] == (shorts + ["long", "long"] if enough else in_turn)
-
-
-@pytest.mark.parametrize("asked", [{}, {"chunk_frames": 8, "whole": True}])
-def test_short_texts_do_not_starve_a_long_one(toy: Bundle, gate: Gate, asked: dict[str, Any]) -> None:
-    """Nor one that is made in chunks, and that nobody hears before the last of them."""
-    with Pool(toy, 1, clock=lambda: 0.0) as pool:
-        pool.submit(Request("long", MANY, **asked))
+def test_short_texts_do_not_starve_a_long_one(toy: Bundle, gate: Gate) -> None:
+    with Pool(toy, 1) as pool:
+        pool.submit(Request("long", MANY))
         assert gate.entered.wait(PATIENCE)
         for k in range(40):
             pool.submit(Request(f"short {k}", "hi"))
         gate.opened.set()
         order = [event.request_id for event in pool.events() if event.done]
-    assert order.index("long") <= (30 if asked else 8)
+    assert order.index("long") <= 8
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_only_those_who_hear_chunks_are_waited_for(toy: Bundle, gate: Gate, whole: bool) -> None:
+    with Pool(toy, 1) as pool:
+        pool.submit(Request("a", MANY, chunk_frames=8, whole=whole))
+        assert gate.entered.wait(PATIENCE)
+        slot = pool._where["a"]
+        assert slot
+        assert slot.streams == (set() if whole else {"a"})
+        pool.cancel("a")
+        assert not slot.streams
+        gate.opened.set()
+        assert ends(pool.events()) == {"a": "cancelled"}
 
 
 def test_long_texts_are_spoken_side_by_side(toy: Bundle, meddle: Callable[..., Any]) -> None:
@@ -386,18 +378,6 @@ def test_cancelling_what_is_new_and_what_has_begun(toy: Bundle, gate: Gate) -> N
     assert ends(events) == {"new": "cancelled", "begun": "cancelled", "other": "stop"}
     assert len([e for e in events if e.request_id == "begun" and e.audio]) <= 1
     assert all(e.times["queued"] <= e.times["end"] for e in events if e.done)
-
-
-def test_a_listener_who_leaves_does_not_count_until_he_would_have_heard_all(toy: Bundle, gate: Gate) -> None:
-    with Pool(toy, 1, clock=lambda: 0.0) as pool:
-        pool.submit(Request("left", MANY, chunk_frames=64))
-        assert gate.entered.wait(PATIENCE)
-        for k in range(6):
-            pool.submit(Request(f"short {k}", "hi", chunk_frames=64))
-        pool.cancel("left")
-        gate.opened.set()
-        order = [event.request_id for event in pool.events() if event.done]
-    assert order.index("left") <= 1
 
 
 def test_cancelling_between_steps(toy: Bundle) -> None:

@@ -112,11 +112,13 @@ def test_what_is_turned_away_opens_no_encoder(make_variant: Make, monkeypatch: p
 
     monkeypatch.setattr(speech, "encoder", noting)
     with serving(Settings({"toy": [make_variant("one")]}, queue=1, cores=1)) as served:
-        client = threading.Thread(target=ask, args=(served, LONG))
+        client = threading.Thread(target=ask, args=(served, "a long text. " * 315))
         client.start()
-        until(lambda: metric(served, "vivace_live_requests") == 1)
+        until(lambda: opened == ["pcm"])
+        monkeypatch.setattr(speech, "HEAD_START", 60.0)
         assert [ask(served, response_format="mp3").status_code for _ in range(2)] == [503] * 2
         client.join()
+        monkeypatch.setattr(speech, "HEAD_START", 0.0)
         assert ask(served, response_format="wav").status_code == 200  # made as one file
     assert opened == ["pcm"]
 

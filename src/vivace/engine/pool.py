@@ -25,8 +25,8 @@ from vivace.engine.sessions import open_sessions
 MOST_REQUESTS = 256  # that have not ended
 MOST_LARGER = 4  # times as large as asked for may the first chunk be, where many wait
 PATIENCE = 1.0  # seconds between two turns of a request that nobody listens to yet
-MOST_PASSED = 6  # times in a row that those who have begun come before new ones
-SHRINKS = 0.9  # with every step, what the longest one is remembered as
+URGENT = 1.0  # seconds of audio left with which a request that has begun comes before a new one
+MOST_PASSED = 6  # times in a row that it does
 MOST_EVENTS = 64  # that were not read; with more, the workers wait
 
 
@@ -58,22 +58,18 @@ class _Slot:
     @property
     def due(self) -> float:
         """When its next turn should be over; one that nobody listens to can wait for PATIENCE."""
-        return self.runs_dry if self.heard else min(self.runs_dry, self.turn + PATIENCE)
-
-    @property
-    def heard(self) -> bool:
-        """Whether somebody listens to all of it."""
-        return bool(self.played) and len(self.played) >= self.engine.load
+        heard_by_all = self.played and len(self.played) >= self.engine.load
+        return self.runs_dry if heard_by_all else min(self.runs_dry, self.turn + PATIENCE)
 
 
 class Pool:
     """A loaded bundle that speaks many requests at a time.
 
-    `workers` threads (0: one for each core) with `options.threads` each (1 unless given). New requests come first as
-    long as those who listen have enough left to play, so that a long text never keeps a short one waiting; those that
-    nobody listens to yet are taken in turn with new ones, so that short texts never starve a long one. Of those that
-    have begun comes the one whose listener has least left. Up to `batch` requests are spoken together (0:
-    `bundle.defaults["batch"]`, 1 unless the bundle says so); new ones join between steps.
+    `workers` threads (0: one for each core) with `options.threads` each (1 unless given). A request that is new and
+    one that has begun are taken in turn, so that a long text never keeps a short one waiting, nor short ones a long
+    one. Of those that have begun comes the one whose listener has least left to play; before any new one, if that is
+    little. Up to `batch` requests are spoken together (0: `bundle.defaults["batch"]`, 1 unless the bundle says so); new
+    ones join between steps.
     `warm`: every worker runs the model at all sizes first, where runtimes compile for each; requests wait meanwhile.
     Raises ModelError if a stage cannot be loaded.
     """
@@ -109,7 +105,6 @@ class Pool:
         self._events: deque[Event] = deque()
         self._listener: Callable[[Event], None] | None = None
         self._passed = MOST_PASSED  # turns of those that have begun since the last of a new one
-        self._longest = 0.0  # seconds, of the last steps
         self._fault: BaseException | None = None
         self._closed = False
         try:
@@ -210,12 +205,9 @@ class Pool:
             if self._warm:
                 self._slot().engine.warm()
             while slot := self._take(mine):
-                begun = self._clock()
                 events = slot.engine.step()
                 with self._lock:
-                    now = self._clock()
-                    self._longest = max(now - begun, SHRINKS * self._longest)
-                    slot.stepped(events, now)
+                    slot.stepped(events, self._clock())
                     given = self._give(events)
                 self._tell(given)  # before another worker can step the slot: events stay in order
                 with self._lock:
@@ -248,7 +240,8 @@ class Pool:
             if self._closed:
                 return None
             first = min(self._begun, key=lambda slot: slot.due, default=None)
-            if first and (not self._new or self._passed < self._before_new()):
+            urgent = first and first.runs_dry < self._clock() + URGENT
+            if first and (not self._new or self._passed < (MOST_PASSED if urgent else 1)):
                 self._passed += 1
                 self._begun.remove(slot := first)
             else:
@@ -262,16 +255,6 @@ class Pool:
                 self._where[request.id] = slot
             self._cancel_in(slot)
             return slot
-
-    def _before_new(self) -> int:
-        """How many turns in a row those that have begun may come before new ones. Many, if one who listens might have
-        to wait: behind the step of a new one, and the steps of all who have less left to play than he."""
-        steps = self._longest * 2
-        for runs_dry in sorted(slot.runs_dry for slot in self._begun):
-            if runs_dry < self._clock() + steps:
-                return MOST_PASSED
-            steps += self._longest / self.workers
-        return 0 if all(slot.heard for slot in self._begun) else 1
 
     def _paced(self, request: Request) -> Request:
         """With more requests than can be spoken at once, every chunk waits for its turn: fewer and larger ones compute

@@ -10,6 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
@@ -69,6 +70,8 @@ async def speech(request: Request) -> Response:
     pieces = _pieces(events, asked, Stopwatch(service.metrics, model.name, arrived), request)
     rate = model.bundle.sample_rate
     opening = None if at_once else asyncio.create_task(_opened(body.response_format, rate))
+    if opening:
+        opening.add_done_callback(_seen)
     try:
         first = await _unless_gone(pieces, request)
         codec = await opening if first and opening else None
@@ -159,8 +162,13 @@ async def _unless_gone(pieces: AsyncGenerator[Piece, None], request: Request) ->
         if not first.done():
             first.cancel()
             await asyncio.wait({first})
-        if not first.cancelled():
-            first.exception()  # seen, also where the client has left
+        _seen(first)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """What went wrong in a task that nobody waits for any more, since its client has left, is no news."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _opened(form: Format, rate: int) -> Encoder:
