@@ -464,22 +464,6 @@ def test_a_stage_that_cannot_be_loaded(toy: Bundle) -> None:
         Pool(broken, 2)
 
 
-# --- speak_all ---
-
-
-def test_speak_all_gives_whole_audio(toy: Bundle) -> None:
-    with Pool(toy, 2) as pool:
-        spoken = {request.id: audio for request, audio in speak_all(pool, requests())}
-    assert set(spoken) == {request.id for request in requests()}
-    for name in TEXTS:
-        assert spoken[name].samples.shape == spoken[f"{name} in chunks"].samples.shape
-
-
-def test_speak_all_names_the_text_that_fails(toy: Bundle) -> None:
-    with Pool(toy, 2) as pool, pytest.raises(VivaceError, match=r"cannot speak '~~~': .*no letter"):
-        list(speak_all(pool, [Request("a", "hi"), Request("b", "~~~")]))
-
-
 def test_an_engine_leaves_sessions_open_that_are_not_its_own(toy: Bundle) -> None:
     sessions = module.open_sessions(toy, ONE)
     for _ in range(2):
