@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,12 @@ SAME = 1e-6  # batched and streamed sums are taken in another order
 
 def engine(bundle: Bundle, max_batch: int = 1, **more: Any) -> Engine:
     return Engine(bundle, ONE, max_batch=max_batch, **more)
+
+
+def requests() -> list[Request]:
+    """Every text, whole and in chunks."""
+    spoken = [Request(name, text, seed=k) for k, (name, text) in enumerate(TEXTS.items())]
+    return spoken + [replace(r, id=f"{r.id} in chunks", chunk_frames=7) for r in spoken]
 
 
 def run(engine: Engine, *requests: Request) -> list[Event]:

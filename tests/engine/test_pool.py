@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.driver import ONE, TEXTS, Meddling, audio_of, ends, engine, run
+from engine.driver import ONE, TEXTS, Meddling, audio_of, ends, engine, requests, run
 from vivace.core.bundle import Bundle
 from vivace.core.errors import ModelError, UsageError, VivaceError
 from vivace.core.machine import cores
@@ -65,11 +65,6 @@ def gate(meddle: Callable[..., Any]) -> Iterator[Gate]:
     meddle(gate)
     yield gate
     gate.opened.set()
-
-
-def requests() -> list[Request]:
-    spoken = [Request(name, text, seed=k) for k, (name, text) in enumerate(TEXTS.items())]
-    return spoken + [replace(r, id=f"{r.id} in chunks", chunk_frames=7) for r in spoken]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.driver import TEXTS
+from engine.driver import TEXTS, requests
 from vivace.core.bundle import Bundle
 from vivace.core.errors import VivaceError
 from vivace.core.speech import Request
