@@ -59,18 +59,20 @@ async def ask(text: str, seed: int = 0) -> Said:
     asked = request(text, seed)
     begun = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
-    writer.write(asked)
-    head = await reader.readuntil(b"\r\n\r\n")
-    status = int(head.split()[1])
-    size, first, waited = 0, 0.0, 0.0
-    while status == 200 and (length := int((await reader.readline()).strip() or b"0", 16)):
-        await reader.readexactly(length + 2)
-        now = time.perf_counter() - begun
-        first = first or now
-        waited += max(0.0, now - first - waited - size / 2 / RATE)
-        size += length
-    whole = time.perf_counter() - begun
-    writer.close()
+    try:
+        writer.write(asked)
+        head = await reader.readuntil(b"\r\n\r\n")
+        status = int(head.split()[1])
+        size, first, waited = 0, 0.0, 0.0
+        while status == 200 and (length := int((await reader.readline()).strip() or b"0", 16)):
+            await reader.readexactly(length + 2)
+            now = time.perf_counter() - begun
+            first = first or now
+            waited += max(0.0, now - first - waited - size / 2 / RATE)
+            size += length
+        whole = time.perf_counter() - begun
+    finally:
+        writer.close()  # who is cancelled leaves, too
     return Said(status, first, whole, size / 2 / RATE, waited)
 
 

@@ -25,8 +25,9 @@ from vivace.engine.sessions import open_sessions
 MOST_REQUESTS = 256  # that have not ended
 MOST_LARGER = 4  # times as large as asked for may the first chunk be, where many wait
 PATIENCE = 1.0  # seconds between two turns of a request that nobody listens to yet
-URGENT = 1.0  # seconds of audio left with which a request that has begun comes before a new one
-MOST_PASSED = 6  # times in a row that it does
+MOST_AHEAD = 2.0  # seconds of audio left beyond which no listener comes before a new request
+MOST_PASSED = 12  # turns in a row that listeners come before it
+FORGETS = 0.9  # of the longest turn, with each that comes after it
 MOST_EVENTS = 64  # that were not read; with more, the workers wait
 
 
@@ -39,9 +40,14 @@ class _Slot:
     streams: set[str] = field(default_factory=set)  # requests whose audio is heard while it is made
     played: dict[str, float] = field(default_factory=dict)  # when each of their listeners has heard all so far
     turn: float = 0.0  # when it was stepped last
+    took: float = 0.0  # seconds of steps since its last audio
 
-    def stepped(self, events: Sequence[Event], now: float) -> None:
+    def stepped(self, events: Sequence[Event], begun: float, now: float) -> float:
+        """Seconds that its audio took, 0 if there is none yet."""
         self.turn = now
+        self.took += now - begun
+        spoke = self.took if any(event.audio is not None for event in events) else 0.0
+        self.took = 0.0 if spoke or self.engine.idle else self.took
         for event in events:
             if event.done:
                 self.streams.discard(event.request_id)
@@ -49,6 +55,7 @@ class _Slot:
             elif event.audio is not None and event.request_id in self.streams:
                 heard = max(now, self.played.get(event.request_id, 0.0))
                 self.played[event.request_id] = heard + event.audio.seconds
+        return spoke
 
     @property
     def runs_dry(self) -> float:
@@ -67,8 +74,8 @@ class Pool:
 
     `workers` threads (0: one for each core) with `options.threads` each (1 unless given). A request that is new and
     one that has begun are taken in turn, so that a long text never keeps a short one waiting, nor short ones a long
-    one. Of those that have begun comes the one whose listener has least left to play; before any new one, if that is
-    little. Up to `batch` requests are spoken together (0: `bundle.defaults["batch"]`, 1 unless the bundle says so); new
+    one. Of those that have begun comes the one whose listener has least left to play; before any new one, if that lasts
+    no longer than a turn of each takes. Up to `batch` requests are spoken together (0: `bundle.defaults["batch"]`, 1 unless the bundle says so); new
     ones join between steps.
     `warm`: every worker runs the model at all sizes first, where runtimes compile for each; requests wait meanwhile.
     Raises ModelError if a stage cannot be loaded.
@@ -104,6 +111,7 @@ class Pool:
         self._queued: dict[str, float] = {}  # when each request came whose last event was not read
         self._events: deque[Event] = deque()
         self._listener: Callable[[Event], None] | None = None
+        self._longest = 0.0  # seconds of steps for one piece of audio, of late
         self._passed = MOST_PASSED  # turns of those that have begun since the last of a new one
         self._fault: BaseException | None = None
         self._closed = False
@@ -205,9 +213,11 @@ class Pool:
             if self._warm:
                 self._slot().engine.warm()
             while slot := self._take(mine):
+                begun = self._clock()
                 events = slot.engine.step()
                 with self._lock:
-                    slot.stepped(events, self._clock())
+                    if spoke := slot.stepped(events, begun, self._clock()):
+                        self._longest = max(spoke, FORGETS * self._longest)
                     given = self._give(events)
                 self._tell(given)  # before another worker can step the slot: events stay in order
                 with self._lock:
@@ -240,7 +250,9 @@ class Pool:
             if self._closed:
                 return None
             first = min(self._begun, key=lambda slot: slot.due, default=None)
-            urgent = first and first.runs_dry < self._clock() + URGENT
+            # all of them must have had their turn, behind the new one, before their listeners have heard all
+            ahead = min(MOST_AHEAD, self._longest * (1 + len(self._begun)) / self.workers)
+            urgent = first and first.runs_dry < self._clock() + ahead
             if first and (not self._new or self._passed < (MOST_PASSED if urgent else 1)):
                 self._passed += 1
                 self._begun.remove(slot := first)
