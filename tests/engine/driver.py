@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,8 @@ TEXTS = {
     "long": "the quick brown fox jumps over the lazy dog. and then? it sleeps.",
     "middle": "lazy dog",
 }
+MANY = "one. two. three. four. five. six. seven. eight."  # eight steps
+PATIENCE = 30  # seconds until a test that hangs fails
 SAME = 1e-6  # batched and streamed sums are taken in another order
 
 
@@ -83,3 +86,16 @@ class Meddling:
 def meddling(stage_name: str, meddle: Callable[[Tensors, dict[str, Array]], Mapping[str, Array]]) -> Any:
     """A wrap for Engine that meddles with one stage."""
     return lambda stage, session: Meddling(session, meddle) if stage.name == stage_name else session
+
+
+class Gate:
+    """Holds workers inside the decoder until it is opened; `entered` is set when the first one is there."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, inputs: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
+        self.entered.set()
+        assert self.opened.wait(PATIENCE)
+        return outputs

@@ -3,68 +3,27 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from engine.driver import ONE, TEXTS, Meddling, audio_of, ends, engine, requests, run
+from engine.driver import MANY, ONE, PATIENCE, TEXTS, Gate, audio_of, ends, engine, requests, run
 from vivace.core.bundle import Bundle
 from vivace.core.errors import ModelError, UsageError, VivaceError
 from vivace.core.machine import cores
 from vivace.core.speech import Event, Request
-from vivace.core.stage import Array, RuntimeOptions, Session, Stage, Tensors
+from vivace.core.stage import Array, RuntimeOptions, Tensors
 from vivace.engine import pool as module
 from vivace.engine.engine import Engine
 from vivace.engine.pool import Pool, speak_all
-
-MANY = "one. two. three. four. five. six. seven. eight."  # eight steps
-PATIENCE = 30  # seconds until a test that hangs fails
 
 
 @pytest.fixture(params=["one-shot", "multi-step"])
 def voice(request: pytest.FixtureRequest, make_toy: Callable[..., Bundle]) -> Bundle:
     return make_toy(voices=["ann"]) if request.param == "one-shot" else make_toy(steps=4)
-
-
-class Gate:
-    """Holds workers inside the decoder until it is opened; `entered` is set when the first one is there."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.opened = threading.Event()
-
-    def __call__(self, inputs: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
-        self.entered.set()
-        assert self.opened.wait(PATIENCE)
-        return outputs
-
-
-@pytest.fixture
-def meddle(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Meddling]]:
-    """`meddle(f)`: what decoders of pools opened from now on give goes through `f(inputs, outputs)`."""
-    opened: dict[str, Meddling] = {}
-    original = module.open_sessions
-
-    def install(change: Callable[..., Any]) -> dict[str, Meddling]:
-        def wrap(stage: Stage, session: Session) -> Session:
-            opened[stage.name] = Meddling(session, change if stage.name == "decoder" else lambda i, o: o)
-            return opened[stage.name]
-
-        monkeypatch.setattr(module, "open_sessions", lambda bundle, options: original(bundle, options, wrap))
-        return opened
-
-    return install
-
-
-@pytest.fixture
-def gate(meddle: Callable[..., Any]) -> Iterator[Gate]:
-    gate = Gate()
-    meddle(gate)
-    yield gate
-    gate.opened.set()
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -167,101 +126,6 @@ def test_a_stage_that_fails_ends_the_request_that_it_served(
             pool.submit(Request(name, "hi"))
         assert ends(pool.events()) == {"a": "stop", "b": "error", "c": "stop"}
     assert "planted" in caplog.text
-
-
-# --- who is served when ---
-
-
-def test_a_short_text_does_not_wait_for_a_long_one(toy: Bundle, gate: Gate) -> None:
-    with Pool(toy, 1) as pool:
-        pool.submit(Request("long", MANY))
-        assert gate.entered.wait(PATIENCE)
-        for k in range(3):
-            pool.submit(Request(f"short {k}", "hi"))
-        gate.opened.set()
-        order = [event.request_id for event in pool.events()]
-    # new and begun in turn: each short one waits for one sentence of the long one at most
-    assert order[:7] == ["long", "short 0", "long", "short 1", "long", "short 2", "long"]
-
-
-def test_the_listener_who_has_least_left_to_play_comes_first(toy: Bundle, gate: Gate) -> None:
-    """Of two streams, one of which gets four times as much with every turn."""
-    asked = [Request("small", MANY, chunk_frames=5), Request("large", MANY, seed=1, chunk_frames=20)]
-    with Pool(toy, 1, clock=lambda: 0.0) as pool:
-        pool.submit(asked[0])
-        assert gate.entered.wait(PATIENCE)
-        pool.submit(asked[1])
-        gate.opened.set()
-        events = list(pool.events())
-    played: dict[str, float] = {}
-    turns = 0
-    for event in events:
-        if len(played) == 2:
-            assert played[event.request_id] == min(played.values())
-            turns += 1
-        if event.done:
-            break
-        assert event.audio
-        played[event.request_id] = played.get(event.request_id, 0.0) + event.audio.seconds
-    assert turns > 5
-
-
-def test_short_texts_do_not_starve_a_long_one(toy: Bundle, gate: Gate) -> None:
-    with Pool(toy, 1) as pool:
-        pool.submit(Request("long", MANY))
-        assert gate.entered.wait(PATIENCE)
-        for k in range(40):
-            pool.submit(Request(f"short {k}", "hi"))
-        gate.opened.set()
-        order = [event.request_id for event in pool.events() if event.done]
-    assert order.index("long") <= 8
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_only_those_who_hear_chunks_are_waited_for(toy: Bundle, gate: Gate, whole: bool) -> None:
-    with Pool(toy, 1) as pool:
-        pool.submit(Request("a", MANY, chunk_frames=8, whole=whole))
-        assert gate.entered.wait(PATIENCE)
-        slot = pool._where["a"]
-        assert slot
-        assert slot.streams == (set() if whole else {"a"})
-        pool.cancel("a")
-        assert not slot.streams
-        gate.opened.set()
-        assert ends(pool.events()) == {"a": "cancelled"}
-
-
-def test_long_texts_are_spoken_side_by_side(toy: Bundle, meddle: Callable[..., Any]) -> None:
-    both = threading.Barrier(2)
-
-    def together(inputs: Tensors, outputs: dict[str, Array]) -> Mapping[str, Array]:
-        both.wait(PATIENCE)  # breaks if one worker has to speak both
-        return outputs
-
-    meddle(together)
-    with Pool(toy, 2) as pool:
-        pool.submit(Request("a", MANY))
-        pool.submit(Request("b", MANY))
-        assert ends(pool.events()) == {"a": "stop", "b": "stop"}
-
-
-def test_where_many_wait_chunks_are_larger_and_the_audio_is_the_same(toy: Bundle, gate: Gate) -> None:
-    text = "a sentence that lasts for many frames and some more of them."
-    with engine(toy) as alone:
-        spoken = run(alone, Request("alone", text, chunk_frames=2))
-    pieces = sum(event.audio is not None for event in spoken)
-    with Pool(toy, workers=1) as pool:
-        pool.submit(Request("0", text, chunk_frames=2))
-        assert gate.entered.wait(PATIENCE)  # the first was taken while nobody else was there
-        for k in range(1, 9):
-            pool.submit(Request(str(k), text, chunk_frames=2))
-        gate.opened.set()
-        events = list(pool.events())
-    counts = [sum(e.audio is not None for e in events if e.request_id == str(k)) for k in range(9)]
-    assert counts[0] == pieces
-    assert max(counts[1:]) < pieces
-    for k in range(9):
-        assert np.array_equal(audio_of(events, str(k)).samples, audio_of(spoken, "alone").samples)
 
 
 def test_the_time_in_the_queue_counts(toy: Bundle, gate: Gate) -> None:

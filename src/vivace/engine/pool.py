@@ -75,8 +75,8 @@ class Pool:
     `workers` threads (0: one for each core) with `options.threads` each (1 unless given). A request that is new and
     one that has begun are taken in turn, so that a long text never keeps a short one waiting, nor short ones a long
     one. Of those that have begun comes the one whose listener has least left to play; before any new one, if that lasts
-    no longer than a turn of each takes. Up to `batch` requests are spoken together (0: `bundle.defaults["batch"]`, 1 unless the bundle says so); new
-    ones join between steps.
+    no longer than a turn of each takes. Up to `batch` requests are spoken together (0: `bundle.defaults["batch"]`, 1
+    unless the bundle says so); new ones join between steps.
     `warm`: every worker runs the model at all sizes first, where runtimes compile for each; requests wait meanwhile.
     Raises ModelError if a stage cannot be loaded.
     """
