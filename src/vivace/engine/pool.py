@@ -25,6 +25,7 @@ from vivace.engine.sessions import open_sessions
 MOST_REQUESTS = 256  # that have not ended
 MOST_LARGER = 4  # times as large as asked for may the first chunk be, where many wait
 PATIENCE = 1.0  # seconds between two turns of a request that nobody listens to yet
+ROUNDS = 2  # of the turns of all that have begun, if those take longer
 MOST_AHEAD = 2.0  # seconds of audio left beyond which no listener comes before a new request
 MOST_PASSED = 12  # turns in a row that listeners come before it
 FORGETS = 0.9  # of the longest turn, with each that comes after it
@@ -40,33 +41,42 @@ class _Slot:
     streams: set[str] = field(default_factory=set)  # requests whose audio is heard while it is made
     played: dict[str, float] = field(default_factory=dict)  # when each of their listeners has heard all so far
     turn: float = 0.0  # when it was stepped last
-    took: float = 0.0  # seconds of steps since its last audio
+    worked: float = 0.0  # seconds of all its steps
+    before: dict[str, float] = field(default_factory=dict)  # of them, when each request had its last audio
+
+    def add(self, request: Request) -> None:
+        self.engine.add(request)
+        self.before[request.id] = self.worked
+        if request.chunk_frames and not request.whole:
+            self.streams.add(request.id)
 
     def stepped(self, events: Sequence[Event], begun: float, now: float) -> float:
-        """Seconds that its audio took, 0 if there is none yet."""
+        """The most seconds of steps that one of its requests had to wait for the audio that it has now."""
         self.turn = now
-        self.took += now - begun
-        spoke = self.took if any(event.audio is not None for event in events) else 0.0
-        self.took = 0.0 if spoke or self.engine.idle else self.took
+        self.worked += now - begun
+        longest = 0.0
         for event in events:
+            if event.audio is not None:
+                longest = max(longest, self.worked - self.before[event.request_id])
+                self.before[event.request_id] = self.worked
             if event.done:
+                del self.before[event.request_id]
                 self.streams.discard(event.request_id)
                 self.played.pop(event.request_id, None)
             elif event.audio is not None and event.request_id in self.streams:
                 heard = max(now, self.played.get(event.request_id, 0.0))
                 self.played[event.request_id] = heard + event.audio.seconds
-        return spoke
+        return longest
 
     @property
     def runs_dry(self) -> float:
         """When the first of its listeners has heard all that was made."""
         return min(self.played.values(), default=math.inf)
 
-    @property
-    def due(self) -> float:
-        """When its next turn should be over; one that nobody listens to can wait for PATIENCE."""
+    def due(self, patience: float) -> float:
+        """When its next turn should be over; those that nobody listens to yet can wait so many seconds for it."""
         heard_by_all = self.played and len(self.played) >= self.engine.load
-        return self.runs_dry if heard_by_all else min(self.runs_dry, self.turn + PATIENCE)
+        return self.runs_dry if heard_by_all else min(self.runs_dry, self.turn + patience)
 
 
 class Pool:
@@ -216,8 +226,8 @@ class Pool:
                 begun = self._clock()
                 events = slot.engine.step()
                 with self._lock:
-                    if spoke := slot.stepped(events, begun, self._clock()):
-                        self._longest = max(spoke, FORGETS * self._longest)
+                    if took := slot.stepped(events, begun, self._clock()):
+                        self._longest = max(took, FORGETS * self._longest)
                     given = self._give(events)
                 self._tell(given)  # before another worker can step the slot: events stay in order
                 with self._lock:
@@ -249,11 +259,9 @@ class Pool:
                 mine.wait()
             if self._closed:
                 return None
-            first = min(self._begun, key=lambda slot: slot.due, default=None)
-            # all of them must have had their turn, behind the new one, before their listeners have heard all
-            ahead = min(MOST_AHEAD, self._longest * (1 + len(self._begun)) / self.workers)
-            urgent = first and first.runs_dry < self._clock() + ahead
-            if first and (not self._new or self._passed < (MOST_PASSED if urgent else 1)):
+            patience = max(PATIENCE, ROUNDS * self._longest * len(self._begun) / self.workers)
+            first = min(self._begun, key=lambda slot: slot.due(patience), default=None)
+            if first and (not self._new or self._passed < (MOST_PASSED if self._urgent() else 1)):
                 self._passed += 1
                 self._begun.remove(slot := first)
             else:
@@ -261,12 +269,16 @@ class Pool:
                 slot = self._roomy() or (self._spare.pop() if self._spare else self._slot())
             for _ in range(min(self._batch - slot.engine.load, len(self._new))):
                 request = self._paced(self._new.popleft())
-                slot.engine.add(request)
-                if request.chunk_frames and not request.whole:
-                    slot.streams.add(request.id)
+                slot.add(request)
                 self._where[request.id] = slot
             self._cancel_in(slot)
             return slot
+
+    def _urgent(self) -> bool:
+        """Whether all who listen get their turn behind a new request too late for the first of them."""
+        heard = [slot.runs_dry for slot in self._begun if slot.played]
+        turns = 1 + math.ceil(len(heard) / self.workers)
+        return min(heard, default=math.inf) < self._clock() + min(MOST_AHEAD, turns * self._longest)
 
     def _paced(self, request: Request) -> Request:
         """With more requests than can be spoken at once, every chunk waits for its turn: fewer and larger ones compute
