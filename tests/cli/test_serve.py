@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -38,6 +39,7 @@ def voice(make_toy: Callable[..., Bundle]) -> Path:
         (["=VOICE"], "lacks a name or a bundle"),
         (["VOICE", "--patience", "-1"], "--patience is -1"),
         (["VOICE", "--wyoming", "99999"], "port 99999 is none"),
+        (["VOICE", "--wyoming", "8000"], "--wyoming and --port are both 8000"),
         (["VOICE", "--host", "300.1.1.1"], "300.1.1.1 port 8000 cannot be had"),
         (["VOICE", "--queue", "0"], "--queue is 0"),
         (["VOICE", "--port", "70000"], "port 70000 is none"),
@@ -58,8 +60,8 @@ def test_wrong_arguments(voice: Path, capsys: Any, words: list[str], message: st
 
 def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys"
-    file.write_text("one\n\n # a comment\n two \n", encoding="utf-8")
-    assert serve._keys(file) == ("one", "two")
+    file.write_text("one\n\n # a comment\n two \nthr#ee  # of Ann\n", encoding="utf-8")
+    assert serve._keys(file) == ("one", "two", "thr#ee")
     file.write_text("\n", encoding="utf-8")
     with pytest.raises(UsageError, match="holds no key"):
         serve._keys(file)
@@ -94,15 +96,17 @@ def test_what_cannot_start_is_one_line(voice: Path, tmp_path: Path, capfd: Any) 
 
 
 def test_it_serves_and_finishes_what_it_has_begun(voice: Path) -> None:
-    command = [sys.executable, "-m", "vivace.cli.main", "serve", f"joe={voice}", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8") as process:
-        assert process.stderr
+    command = [sys.executable, "-m", "vivace.cli.main", "serve", f"joe={voice}", "--port", "0", "--json"]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stderr and process.stdout
         try:
             url = ""
             for line in process.stderr:
                 if found := re.search(r"http://127\.0\.0\.1:\d+", line):
                     url = found[0]
                     break
+            assert json.loads(process.stdout.readline()) == {"url": url, "models": {"joe": [voice.name]}}
             rest = threading.Thread(target=process.stderr.read)  # so that it never waits for us
             rest.start()
             answers: list[Any] = []

@@ -68,6 +68,30 @@ def test_metrics_count_what_was_spoken(served: Served) -> None:
     assert metric(served, "vivace_variant_memory_bytes", model="toy", variant="fast") > 1e7
 
 
+def test_the_log_says_how_a_request_ended_and_not_its_text(
+    make_variant: Make, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(Settings({"toy": [make_variant("one")]})) as served, caplog.at_level("INFO"):
+        body = {"model": "toy", "input": LONG, "response_format": "pcm"}
+        with httpx.stream("POST", f"{served.url}/v1/audio/speech", json=body, timeout=60) as answer:
+            next(answer.iter_raw())
+        until(lambda: metric(served, "vivace_live_requests") == 0)
+        with monkeypatch.context() as full:
+            full.setattr(served.service, "_live", 64)
+            assert ask(served, "secret").status_code == 503
+        assert ask(served, "%%%").status_code == 400
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert ": rejected after" in said and "as many requests as --queue allows" in said
+    assert ": cancelled after" in said and ": refused after" in said
+    assert "secret" not in said and "%%%" not in said
+
+
+@pytest.mark.parametrize("path", ["/", "/health/live", "/health/ready", "/metrics"])
+def test_who_looks_whether_it_is_there(served: Served, path: str) -> None:
+    answer = httpx.head(served.url + path)
+    assert answer.status_code == 200 and not answer.content
+
+
 def test_a_client_that_leaves_frees_its_place(served: Served) -> None:
     body = {"model": "toy", "input": LONG, "response_format": "pcm"}
     with httpx.stream("POST", f"{served.url}/v1/audio/speech", json=body, timeout=60) as answer:

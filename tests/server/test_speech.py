@@ -129,7 +129,9 @@ def test_speed_voice_and_seed_are_heard(served: Served, whole: np.ndarray) -> No
         ({"input": 5}, 400, "input"),
         ({"input": " \n "}, 400, "input"),
         ({"model": "nobody"}, 404, "model"),
+        ({"model": None}, 400, "model"),
         ({"voice": "nobody"}, 400, "voice"),
+        ({"voice": 5}, 400, "voice"),
         ({"voice": "../../etc/passwd"}, 400, "voice"),
         ({"response_format": "exe"}, 400, "response_format"),
         ({"speed": 0}, 400, "speed"),
@@ -148,6 +150,12 @@ def test_what_is_wrong_gets_openais_error_object(
     assert set(error) == {"message", "type", "param", "code"}
     assert error["type"] == "invalid_request_error" and error["param"] == param
     assert error["message"] and "\n" not in error["message"]
+
+
+def test_null_is_not_given(served: Served) -> None:
+    names = ["voice", "instructions", "response_format", "speed", "stream_format", "seed", "variant"]
+    answer = httpx.post(f"{served.url}/v1/audio/speech", json={**BODY, **dict.fromkeys(names)}, timeout=60)
+    assert answer.status_code == 200 and answer.headers["Content-Type"] == "audio/mpeg"
 
 
 def test_the_clients_own_exceptions(client: Any) -> None:

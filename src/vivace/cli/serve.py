@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import re
@@ -26,7 +27,8 @@ HELP = """Serves bundles over HTTP as OpenAI's speech interface does: any of its
   curl localhost:8000/v1/audio/speech -d '{"model": "joe", "input": "Hello.", "response_format": "wav"}' \\
     -H 'Content-Type: application/json' -o hello.wav
 
-A model without NAME= is called as its voice is. The port answers when every model has spoken once.
+A model without NAME= is called as its voice is. The port answers when every model has spoken once; with --json a
+line on standard output says so: {"url": ..., "models": {NAME: [BUNDLE, ...]}}.
 Keys: put them into a file, one a line, and name it with --keys; clients send Authorization: Bearer KEY.
 / (the page: type and hear), /health/ready, /metrics (Prometheus), /docs (the interface).
 """
@@ -82,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("cores", "patience", "deadline", "shed_above", "per_minute"):
         if getattr(args, name) < 0:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name):g}; it must not lie below 0")
+    if args.wyoming and args.wyoming == args.port:
+        raise UsageError(f"--wyoming and --port are both {args.port}; choose another for one of them")
     settings = Settings(
         models=dict(_chain(text) for text in args.models), queue=args.queue, cores=args.cores, patience=args.patience,
         deadline=args.deadline, megabytes=_megabytes(args.memory), keys=_keys(args.keys), per_minute=args.per_minute,
@@ -92,7 +96,13 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(
         level=logging.WARNING if args.quiet else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    serve(settings, args.host, args.port, args.wyoming, _scale(args), args.ray)
+
+    def ready(url: str) -> None:
+        models = {name: [path.name for path in paths] for name, paths in settings.models.items()}
+        print(json.dumps({"url": url, "models": models}), flush=True)
+
+    told = ready if args.json else None
+    serve(settings, args.host, args.port, args.wyoming, _scale(args), args.ray, told)
     return EXIT_OK
 
 
@@ -135,8 +145,8 @@ def _keys(file: Path | None) -> tuple[str, ...]:
             raise UsageError("VIVACE_API_KEY is empty; give it a key, or unset it to serve without keys")
         return (key.strip(),) if key else ()
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-        found = tuple(line for line in lines if line and not line.startswith("#"))
+        lines = [re.sub(r"(^|\s)#.*", "", line).strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        found = tuple(line for line in lines if line)
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
     if not found:

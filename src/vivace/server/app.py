@@ -26,6 +26,8 @@ from vivace.server.wire import NO_JSON, PROBLEMS, ApiError, problem
 
 log = logging.getLogger(__name__)
 
+LOOKED_AT = ["GET", "HEAD"]  # addresses that are watched from outside
+
 
 def create_app(settings: Settings, speaker: Callable[[str, Path, Plan], Speaker] | None = None) -> FastAPI:
     """Raises VivaceError if a bundle cannot be opened; its processes start with the application's lifespan. `speaker`:
@@ -117,11 +119,11 @@ def _shown(service: Service, name: str) -> dict[str, Any]:
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
-    @app.get("/health/live", include_in_schema=False)
+    @app.api_route("/health/live", methods=LOOKED_AT, include_in_schema=False)
     async def live() -> dict[str, str]:
         return {"status": "live"}
 
-    @app.get("/health/ready", include_in_schema=False)
+    @app.api_route("/health/ready", methods=LOOKED_AT, include_in_schema=False)
     async def ready() -> JSONResponse:
         """200 when every model has a variant that is warm and well; `problem` says what is wrong."""
         trouble = service.trouble
@@ -130,7 +132,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
             told["problem"] = problem
         return JSONResponse(told, 503 if trouble else 200)
 
-    @app.get("/metrics", include_in_schema=False)
+    @app.api_route("/metrics", methods=LOOKED_AT, include_in_schema=False)
     async def metrics() -> Response:
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

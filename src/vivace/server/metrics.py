@@ -32,7 +32,7 @@ class Metrics:
         self.up = Gauge("vivace_variant_up", "1 if the variant's process is running.", by, registry=r)
         self.replicas = Gauge("vivace_variant_replicas", "Processes of it that can speak.", by, registry=r)
         self.deaths = Counter(
-            "vivace_replica_deaths", "Processes of it that ended without being told to.", by, registry=r
+            "vivace_replica_deaths", "Processes that could speak and ended without being told to.", by, registry=r
         )
         self.head = Gauge("vivace_cluster_head_up", "0 if the replicas' Ray head does not answer.", registry=r)
         self.head.set(1)

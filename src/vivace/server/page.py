@@ -48,7 +48,7 @@ def page(name: str) -> Response:
     return Response(known[name].read_bytes(), media_type=f"{kind}; charset=utf-8", headers=headers)
 
 
-@router.get("/", include_in_schema=False)
+@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 def index() -> Response:
     return page(PAGES["/"])
 

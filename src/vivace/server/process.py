@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from vivace.core.errors import MissingDependency, UsageError, VivaceError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from vivace.server.replicas import Scale
@@ -25,9 +25,10 @@ GRACE = 20  # seconds for what has begun, after SIGTERM
 
 def serve(
     settings: Settings, host: str = "127.0.0.1", port: int = 8000, wyoming: int | None = None,
-    scale: Scale | None = None, ray: str = "",
+    scale: Scale | None = None, ray: str = "", ready: Callable[[str], None] | None = None,
 ) -> None:  # fmt: skip
     """Serves until SIGINT or SIGTERM; a SIGINT after that ends it at once. For the main thread: it handles signals.
+    `ready` is called with its address when it answers.
 
     With `scale`, replicas on Ray speak: on the one at the address `ray`, or on one of our own.
 
@@ -62,7 +63,10 @@ def serve(
         class Server(uvicorn.Server):
             async def startup(self, sockets: Any = None) -> None:
                 await super().startup(sockets)
-                log.info("ready on http://%s:%d", f"[{host}]" if ":" in host else host, listening.getsockname()[1])
+                url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+                log.info("ready on %s", url)
+                if ready:
+                    ready(url)
 
             async def shutdown(self, sockets: Any = None) -> None:
                 service.stopping = True  # nothing new, by any door, from now on

@@ -118,7 +118,7 @@ async def _pieces(
     spoken: AsyncGenerator[tuple[str, Event], None], asked: Asked, watch: Stopwatch, request: Request
 ) -> AsyncGenerator[Piece, None]:
     """The audio of a request. Stops where the client has left; raises ApiError."""
-    outcome, sounded = "cancelled", False
+    outcome, why, sounded = "cancelled", "", False
     try:
         async with contextlib.aclosing(spoken) as events:
             async for variant, event in events:
@@ -132,16 +132,19 @@ async def _pieces(
                     log.info("%s: %s by %s, %s", asked.id, event.reason, variant, watch.told(time.perf_counter()))
         outcome = "ok"
     except TextError as error:
-        outcome = "refused"
+        outcome = "refused"  # the error may hold some of the text
         raise ApiError(400, str(error), param="input") from None
     except ApiError as error:
-        outcome = "rejected" if error.code == "queue_full" else "error"
+        outcome, why = "rejected" if error.code == "queue_full" else "error", str(error)
         raise
-    except Broken:
-        outcome = "broken"
+    except Broken as error:
+        outcome, why = "broken", str(error)
         raise
     finally:
-        watch.end(outcome, time.perf_counter())
+        now = time.perf_counter()
+        watch.end(outcome, now)
+        if outcome != "ok":
+            log.info("%s: %s after %s%s", asked.id, outcome, watch.told(now), f": {why}" if why else "")
 
 
 async def _unless_gone(pieces: AsyncGenerator[Piece, None], request: Request) -> Piece | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 MOST_CHARACTERS = 4096
 NO_JSON = "send JSON, and say so: Content-Type: application/json"
@@ -19,10 +19,20 @@ class Voice(BaseModel):
     id: str = Field(max_length=200)
 
 
+def _nullable(schema: dict[str, Any]) -> None:
+    """What need not be given may be null."""
+    for name in set(schema["properties"]) - set(schema["required"]):
+        known = schema["properties"][name]
+        kinds = known.pop("anyOf", None) or [
+            {k: known.pop(k) for k in set(known) - {"default", "description", "title"}}
+        ]
+        known["anyOf"] = [*(kind for kind in kinds if kind != {"type": "null"}), {"type": "null"}]
+
+
 class Speech(BaseModel):
     """The body of POST /v1/audio/speech. What OpenAI's servers take and this one has no use for is accepted."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", json_schema_extra=_nullable)
 
     model: str = Field(max_length=200, description="A model of /v1/models, or one of OpenAI's names for the first.")
     input: str = Field(min_length=1, max_length=MOST_CHARACTERS, description="The text.")
@@ -40,6 +50,14 @@ class Speech(BaseModel):
     variant: str = Field(
         default="", max_length=200, description="Of Vivace: the one variant that may speak (default: the chain)."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_given(cls, body: Any) -> Any:
+        """Clients that are generated send null for what nobody gave them."""
+        if not isinstance(body, dict):
+            return body
+        return {k: v for k, v in body.items() if v is not None or k not in cls.model_fields or k in ("model", "input")}
 
     @property
     def voice_id(self) -> str:
@@ -102,7 +120,7 @@ def parsed(model: type[Body], kind: str, body: bytes) -> Body:
 def problem(errors: list[Any]) -> ApiError:
     """The first of pydantic's errors."""
     first = errors[0]
-    where = [str(part) for part in first.get("loc", ()) if part not in ("body", "str", "Voice")]
+    where = [str(part) for part in first.get("loc", ()) if part not in ("body", "constrained-str", "Voice")]
     if first.get("type") == "json_invalid":
         return ApiError(400, f"the body is not valid JSON: {first.get('ctx', {}).get('error', '')}".rstrip(": "))
     name = ".".join(where)
