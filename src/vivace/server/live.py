@@ -165,7 +165,8 @@ class Reading:
             return  # what comes after the end is not for us
         elif isinstance(message, Text):
             if self._unspoken + len(message.text) > MOST_WAITING:
-                raise ApiError(429, f"more than {MOST_WAITING:,} characters are waiting to be spoken; send less ahead of the audio")
+                waiting = f"more than {MOST_WAITING:,} characters are waiting to be spoken"
+                raise ApiError(429, f"{waiting}; send less ahead of the audio")
             self._put(await asyncio.to_thread(self._cutter.feed, message.text))
         else:
             self._put(self._cutter.rest())
