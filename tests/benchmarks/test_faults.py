@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,13 @@ def test_how_answers_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_page() -> None:
-    killed = {"kills": 3, "gap_s": [0.1, 0.3, 0.2], "back_s": [1.0, 2.0, 1.5], "wait_s": [0.5, 0.5, 0.9]}
+    killed = {
+        "kills": 3,
+        "gap_s": [0.1, 0.3, 0.2],
+        "up_s": [0.8, 0.9, 0.7],
+        "back_s": [1.0, 2.0, 1.5],
+        "wait_s": [0.5, 0.5, 0.9],
+    }
     page = faults.page(
         {
             "machine": machine.describe(), "name": "joe", "fast": "f" * 64, "safe": "5" * 64,
@@ -54,5 +61,5 @@ def test_the_page() -> None:
             "damaged": {"variant_up": 0.0, "breaker_state": 2.0, "answers": {"whole by safe": 9}},
         }
     )  # fmt: skip
-    assert "| 0.20 (0.30 at most) | 1.50 (2.00 at most) | 0.50 (0.90 at most) |" in page
+    assert "| 0.20 (0.30 at most) | 0.80 (0.90 at most) | 1.50 (2.00 at most) | 0.50 (0.90 at most) |" in page
     assert "2 cut by fast, 7 whole by safe" in page and "`vivace_breaker_state` 2" in page

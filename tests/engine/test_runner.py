@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -301,6 +302,24 @@ def test_a_process_that_ends_before_its_first_word() -> None:
             await ear.first
 
     asyncio.run(todo())
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_start_after_a_death_says_little(
+    make_toy: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch, warm: bool
+) -> None:
+    asked: list[str] = []
+
+    class Noting(Pool):
+        def submit(self, request: Request) -> None:
+            asked.append(request.text)
+            super().submit(request)
+
+    monkeypatch.setattr(runner, "Pool", Noting)
+    for name in ("map_large_blocks", "sys"):  # of a process of its own
+        monkeypatch.setattr(runner, name, Mock())
+    runner.open_pool(make_toy().path, Plan(2, 1, 1), 4, warm=warm).close()
+    assert asked == 2 * [runner.WARM_TEXT if warm else runner.FIRST_WORDS]
 
 
 def test_a_child_rests_once_nothing_was_spoken_for_a_while(

@@ -35,8 +35,9 @@ from vivace.engine.pool import Pool
 
 log = logging.getLogger(__name__)
 
+FIRST_WORDS = "This is a sentence to warm up with."
 WARM_TEXT = (
-    "This is a sentence to warm up with. And another one, which goes on for as long as sentences of prose do, with a "
+    f"{FIRST_WORDS} And another one, which goes on for as long as sentences of prose do, with a "
     "clause here and another clause there, so that what a long text needs is known before the first one comes."
 )
 GIVE_BACK = 5.0  # seconds from the last work to handing memory back, here and in the child
@@ -284,14 +285,15 @@ def _work(line: socket.socket, path: Path, plan: Plan, limit: int, warm: bool) -
 
 
 def open_pool(path: Path, plan: Plan, limit: int, *, warm: bool = True) -> Pool:
-    """A pool for a process of its own, which has spoken its first words. Raises VivaceError if it cannot."""
+    """A pool for a process of its own, which has spoken its first words; with `warm` at all sizes, and long ones.
+    Raises VivaceError if it cannot."""
     sys.setswitchinterval(5e-4)  # seconds; audio that is ready must not wait for those who make more
     map_large_blocks()
     options = RuntimeOptions(threads=plan.threads)
     most = max(2 * limit, plan.workers)
     pool = Pool(open_bundle(path), plan.workers, options, batch=plan.batch, warm=warm, limit=most)
     for k in range(plan.workers):
-        pool.submit(Request(f"warm {k}", WARM_TEXT, chunk_frames=FIRST_CHUNK))
+        pool.submit(Request(f"warm {k}", WARM_TEXT if warm else FIRST_WORDS, chunk_frames=FIRST_CHUNK))
     for event in list(pool.events()):
         if event.error:
             raise VivaceError(event.error)
