@@ -1,10 +1,10 @@
 """The server while its voices fail: who gets audio, and how soon is it whole again? docs/measurements/faults.md.
 
-    python benchmarks/faults.py FAST SAFE         a chain of two bundles of one voice; about three minutes
+    python benchmarks/faults.py FAST SAFE         a chain of two bundles of one voice; about four minutes
     python benchmarks/faults.py FAST SAFE --kills 1    tries it, no page
 
-Under four clients that never rest, the process of FAST is killed (SIGKILL), again and again; then a file of it is
-damaged before it is killed once more.
+Under four clients that never rest, the process of FAST is killed (SIGKILL), again and again; it gets no more memory for
+a while; then a file of it is damaged before it is killed once more. At last its numbers are none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import statistics
@@ -29,15 +30,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
 import load
 import soak
 from vivace.core import machine
-from vivace.core.bundle import open_bundle
+from vivace.core.bundle import Bundle, open_bundle
 from vivace.workflows import texts
 
 PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "faults.md"
 CLIENTS = 4
 KILLS = 10
+UNHEARD = "ʒ"  # of no word that is spoken to warm up
 BETWEEN = 5.0  # seconds between two faults, and until a damaged one must be seen
 LIMIT = 30.0  # seconds until the killed one must speak again
 
@@ -139,6 +145,53 @@ def killed(server: int, safe: int, name: str, kills: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def starved(server: int, safe: int, name: str) -> dict[str, Any]:
+    """Its process gets no more memory for a while: what it then cannot speak is the next one's."""
+    (fast,) = (pid for pid in speakers(server) if pid != safe)
+    before = metric("vivace_variant_failures_total", name)
+    with clients() as answers:
+        time.sleep(1)
+        begun = time.perf_counter()
+        resource.prlimit(fast, resource.RLIMIT_DATA, (1, resource.RLIM_INFINITY))
+        time.sleep(BETWEEN)
+        if fast in speakers(server):  # else another one runs in its place, which may have what it wants
+            resource.prlimit(fast, resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        at = time.perf_counter()
+        while not (back := [a.first for a in answers if a.variant == name and a.first and a.asked > at]):
+            if time.perf_counter() > at + LIMIT:
+                raise SystemExit(f"{name} does not speak again")
+            time.sleep(0.05)
+        meanwhile = [a for a in answers if begun < a.asked < at]
+    failed = metric("vivace_variant_failures_total", name) - before
+    return {"answers": ends(meanwhile), "failures": failed, "back_s": min(back) - at}
+
+
+def poisoned(bundle: Path, out: Path) -> Bundle:
+    """A Piper voice whose vector of the phoneme UNHEARD is none: it comes up, and fails the texts that hold it."""
+    whole = open_bundle(bundle)
+    file = whole.stage("text").file
+
+    def change(folder: Path) -> None:
+        symbols = json.loads((folder / "voice.json").read_text(encoding="utf-8"))["phoneme_id_map"]
+        model = onnx.load(str(folder / file))
+        table = next(node.input[0] for node in model.graph.node if node.op_type == "Gather" and "input" in node.input)
+        weights = next(i for i in model.graph.initializer if i.name == table)
+        values = numpy_helper.to_array(weights).copy()
+        values[symbols[UNHEARD]] = np.nan
+        weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+        onnx.save(model, str(folder / file))
+
+    return whole.derive(out, None, change)
+
+
+def none(name: str) -> dict[str, Any]:
+    """Its numbers are none, for some texts."""
+    with clients() as answers:
+        time.sleep(4 * BETWEEN)
+    waits = [a.first - a.asked for a in answers if a.variant != name]
+    return {"answers": ends(answers), "failures": metric("vivace_variant_failures_total", name), "wait_s": waits}
+
+
 def damaged(server: int, safe: int, bundle: Path, name: str) -> dict[str, Any]:
     """A file of it is overwritten before its process is killed: it must stay away, and be seen to."""
     (fast,) = (pid for pid in speakers(server) if pid != safe)
@@ -171,7 +224,11 @@ def main() -> int:
         with load.server(Path(f"{fast},{args.safe.resolve()}")) as pid:
             last = speakers(pid)[-1]
             found["killed"] = killed(pid, last, fast.name, args.kills)
+            found["starved"] = starved(pid, last, fast.name)
             found["damaged"] = damaged(pid, last, fast, fast.name)
+        bad = poisoned(args.fast, Path(folder) / "poisoned")
+        with load.server(Path(f"{bad.path},{args.safe.resolve()}")):
+            found["none"] = none(bad.path.name)
     print(page(found), file=sys.stderr)
     if args.kills >= KILLS:
         PAGE.write_text(page(found), encoding="utf-8")
@@ -180,7 +237,7 @@ def main() -> int:
 
 
 def page(found: dict[str, Any]) -> str:
-    m, k, d = found["machine"], found["killed"], found["damaged"]
+    m, k, d, s, n = (found[part] for part in ("machine", "killed", "damaged", "starved", "none"))
 
     def told(answers: dict[str, int]) -> str:
         return ", ".join(f"{count} {end}" for end, count in answers.items())
@@ -205,9 +262,16 @@ def page(found: dict[str, Any]) -> str:
         f"Answers: {told(k['answers'])}. Cut: audio had gone out when its process was killed, so that nobody else may "
         "go on in its place; the connection ends without the last chunk, as HTTP says it.",
         "",
+        f"Then its process got no more memory for {BETWEEN:g} s (RLIMIT_DATA). Who asked meanwhile: "
+        f"{told(s['answers'])}; {s['failures']:g} failures in `/metrics`. Its own first audio, for the next client that it"
+        f" was given, {s['back_s']:.2f} s after that.",
+        "",
         f"Then a file of `fast` was overwritten and its process killed: {told(d['answers'])}. {BETWEEN:g} s later "
         f"`vivace_variant_up` was {d['variant_up']:g} and `vivace_breaker_state` {d['breaker_state']:g} (0 closed, 1 "
         "half open, 2 open).",
+        "",
+        f"At last `fast` with weights that are no numbers, for the phoneme {UNHEARD} alone: {told(n['answers'])}; "
+        f"{n['failures']:g} failures in `/metrics`. First audio of what the original spoke: {spread(n['wait_s'])} s.",
     ]
     return "\n".join(lines) + "\n"
 

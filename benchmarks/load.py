@@ -1,6 +1,6 @@
 """The server under load: what it adds to the engine, what it carries, whom it lets wait. docs/measurements/load.md.
 
-    python benchmarks/load.py BUNDLE              about 20 minutes on two cores
+    python benchmarks/load.py BUNDLE              about 25 minutes on two cores
     python benchmarks/load.py BUNDLE --quick      tries it, no page
 
 The clients run on the same machine and take part of its time. Let nothing else run beside it.
@@ -314,7 +314,7 @@ def main() -> int:
     many = (sentences * 4)[: 24 if args.quick else 320]
     known = texts.latency()
     found: dict[str, Any] = {"machine": machine.describe(), "bundle": bundle.digest, "name": bundle.name}
-    rounds = 1 if args.quick else 5
+    rounds = 1 if args.quick else 9
     with server(args.bundle, "--queue", "64"):
         tell("overhead")
         found["overhead"] = overhead(bundle, known["medium"], 6 if args.quick else PAIRS)

@@ -57,8 +57,12 @@ def test_the_page() -> None:
         {
             "machine": machine.describe(), "name": "joe", "fast": "f" * 64, "safe": "5" * 64,
             "killed": killed | {"answers": {"cut by fast": 2, "whole by safe": 7}},
+            "starved": {"answers": {"whole by safe": 5}, "failures": 4.0, "back_s": 1.25},
+            "none": {"answers": {"whole by safe": 6}, "failures": 3.0, "wait_s": [0.2, 0.5, 0.3]},
             "damaged": {"variant_up": 0.0, "breaker_state": 2.0, "answers": {"whole by safe": 9}},
         }
     )  # fmt: skip
     assert "| 0.20 (0.30 at most) | 0.80 (0.90 at most) | 1.50 (2.00 at most) | 0.50 (0.90 at most) |" in page
+    assert "5 whole by safe" in page and "1.25 s after that" in page
+    assert "6 whole by safe; 3 failures in" in page and "original spoke: 0.30 (0.50 at most) s" in page
     assert "2 cut by fast, 7 whole by safe" in page and "`vivace_breaker_state` 2" in page

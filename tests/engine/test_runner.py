@@ -96,6 +96,18 @@ def test_a_death_ends_its_requests_and_a_start_mends_it(make_toy: Callable[..., 
     assert died == [True]  # being stopped is no death
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have a priority of their own there alone")
+def test_who_speaks_lets_others_load_first(make_toy: Callable[..., Bundle]) -> None:
+    async def todo(runner: Runner) -> set[int]:
+        await heard(runner, Request("a", TEXT))
+        tasks = [int(task.name) for task in Path(f"/proc/{runner.pid}/task").iterdir()]
+        return {os.getpriority(os.PRIO_PROCESS, task) for task in tasks}
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert run(make_toy().path, todo) == {min(own + 5, 19)}
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+
+
 def test_leaving_early_cancels(make_toy: Callable[..., Bundle]) -> None:
     async def todo(runner: Runner) -> None:
         events = runner.speak(Request("a", "a long text. " * 4000, chunk_frames=16))

@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.errors import VivaceError
-from vivace.core.machine import cores, give_back, map_large_blocks, resident
+from vivace.core.machine import cores, give_back, map_large_blocks, resident, stand_back
 from vivace.core.speech import FIRST_CHUNK, Event, Request
 from vivace.core.stage import RuntimeOptions
 from vivace.engine.pool import Pool
@@ -316,6 +316,7 @@ def _speak(line: socket.socket, path: Path, plan: Plan, limit: int, *, warm: boo
     line.sendall(_framed((problem, resident("VmHWM"))))
     if problem:
         return
+    stand_back()  # for the server, and for a process that must load while this one speaks
     asked, spoken, sending = threading.Event(), threading.Event(), threading.Lock()
 
     def send(event: Event) -> None:
