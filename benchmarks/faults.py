@@ -263,8 +263,8 @@ def page(found: dict[str, Any]) -> str:
         "go on in its place; the connection ends without the last chunk, as HTTP says it.",
         "",
         f"Then its process got no more memory for {BETWEEN:g} s (RLIMIT_DATA). Who asked meanwhile: "
-        f"{told(s['answers'])}; {s['failures']:g} failures in `/metrics`. Its own first audio, for the next client that it"
-        f" was given, {s['back_s']:.2f} s after that.",
+        f"{told(s['answers'])}; {s['failures']:g} failures in `/metrics`. Its own first audio, for the next client "
+        f"that it was given, {s['back_s']:.2f} s after that.",
         "",
         f"Then a file of `fast` was overwritten and its process killed: {told(d['answers'])}. {BETWEEN:g} s later "
         f"`vivace_variant_up` was {d['variant_up']:g} and `vivace_breaker_state` {d['breaker_state']:g} (0 closed, 1 "
