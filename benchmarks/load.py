@@ -1,6 +1,6 @@
 """The server under load: what it adds to the engine, what it carries, whom it lets wait. docs/measurements/load.md.
 
-    python benchmarks/load.py BUNDLE              about 25 minutes on two cores
+    python benchmarks/load.py BUNDLE              about 30 minutes on two cores
     python benchmarks/load.py BUNDLE --quick      tries it, no page
 
 The clients run on the same machine and take part of its time. Let nothing else run beside it.
@@ -207,9 +207,14 @@ def offline(bundle: Bundle, said: Sequence[str]) -> float:
 
 
 def in_turn(bundle: Bundle, said: Sequence[str], load: Callable[[], dict[str, Any]], rounds: int = 1) -> dict[str, Any]:
-    """The server under `load` and the engine alone, one behind the other, since machines drift within minutes: the
-    round in the middle by what the server carries of the engine alone, and the `shares` of all."""
-    found = [load() | {"alone": offline(bundle, said)} for _ in range(rounds)]
+    """The server under `load` between two turns of the engine alone, whose mean it is compared with, since machines
+    drift within minutes: the round in the middle by what the server carries of that, and the `shares` of all."""
+    found = []
+    before = offline(bundle, said)
+    for _ in range(rounds):
+        loaded, after = load(), offline(bundle, said)
+        found.append(loaded | {"alone": (before + after) / 2})
+        before = after
     found.sort(key=_share)
     return found[rounds // 2] | {"shares": [_share(turn) for turn in found]}
 
@@ -364,8 +369,9 @@ def page(found: dict[str, Any]) -> str:
         f"machine a process that sleeps sees a message whose sender computes on {o['woken_ms']:.1f} ms later (median); "
         "the server and its client are such processes.",
         "",
-        f"Behind each load the engine alone speaks 160 texts on both cores: {min(alone):.1f} to {max(alone):.1f} "
-        "seconds of speech per second, as the machine drifts. For 16 clients that was done "
+        "Before and behind each load the engine alone speaks 160 texts on both cores, "
+        f"{min(alone):.1f} to {max(alone):.1f} seconds of speech per second as the machine drifts; the load is "
+        "compared with the mean of the two. For 16 clients that was done "
         f"{len(sixteen['shares'])} times: the server carries {statistics.median(sixteen['shares']):.0%} (median; "
         f"{sixteen['shares'][0]:.0%} to {sixteen['shares'][-1]:.0%}), and the row is of the round in the middle.",
         "",
