@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import platform
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from core.memory import mapped
 from vivace.core import machine
 
 CPUINFO = """processor\t: 0
@@ -154,3 +156,22 @@ print(before - resident())
         for how in ("mapped", "as it is")
     ]
     assert told[0] > 50 > 20 > told[1]
+
+
+@pytest.mark.skipif(not machine.PROC.is_dir(), reason="/proc tells what is mapped")
+def test_files_that_are_mapped_to_be_read_leave_memory_and_come_back(tmp_path: Path) -> None:
+    data = os.urandom(1 << 20)
+    maps = {}
+    for folder, access in (("own", mmap.ACCESS_READ), ("other", mmap.ACCESS_READ), ("own", mmap.ACCESS_COPY)):
+        path = tmp_path / folder / f"weights {access}.bin"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        with path.open("rb") as file:
+            maps[path] = mmap.mmap(file.fileno(), 0, access=access)
+        assert maps[path][:] == data
+    copied = maps[tmp_path / "own" / f"weights {mmap.ACCESS_COPY}.bin"]
+    copied[0] = data[0] ^ 1
+    machine.forget_mapped(tmp_path / "own")
+    assert [mapped(path) > 1e6 for path in maps] == [False, True, True]
+    assert copied[0] == data[0] ^ 1
+    assert all(found[1:] == data[1:] for found in maps.values())

@@ -86,6 +86,30 @@ class Counting:
         pass
 
 
+class Silent:
+    """A flow or a decoder of nothing, which notes how many frames it is given."""
+
+    def __init__(self, name: str, hop: int) -> None:
+        self.name, self.hop, self.frames = name, hop, list[int]()
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        self.frames.append(inputs[self.name].shape[-1])
+        return {vits.LATENT: np.zeros((1, 1, self.frames[-1] * self.hop), np.float32)}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("multiple", "given"), [(1, [256] * 4 + [252]), (24, [192] * 7), (100, [200] * 7)])
+def test_long_rows_are_cut_into_the_windows_that_compute_least(multiple: int, given: list[int]) -> None:
+    """At multiples of 24 five windows of 256 would be computed as 288 frames each: 1,440 in place of 1,344."""
+    decoder = Silent(vits.LATENT, 1)
+    made = Vocoder(Silent(vits.MEAN, 1), decoder, 1, 12, 0, window=256, multiple=multiple)
+    prior = {name: np.zeros((1, 1, 1180), np.float32) for name in (vits.MEAN, vits.MASK)}
+    made.samples(prior, None, 0, 1180, 0)
+    assert decoder.frames == given
+
+
 IDS = [1, *range(4, 34), *range(4, 34), *range(4, 34), 2]
 HOP = piper_maker.HOP
 

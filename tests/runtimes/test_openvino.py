@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from core.memory import mapped
 from vivace.core import machine
 from vivace.core.bundle import Bundle
 from vivace.core.errors import MissingDependency, ModelError
@@ -203,14 +204,14 @@ def test_without_a_trace_there_is_none(toy: Bundle) -> None:
 # --- what is kept for the next load ---
 
 
-def product(path: Path, factor: float) -> str:
-    """A model that multiplies by `factor`; every one has the same size and time. Returns its digest."""
+def product(path: Path, factor: float, size: int = 4) -> str:
+    """A model that multiplies by `factor`; every one of a size has the same size and time. Returns its digest."""
     import hashlib
 
     from onnx import helper, numpy_helper
 
-    weight = numpy_helper.from_array(np.full((4, 4), factor, np.float32), "w")
-    values = [helper.make_tensor_value_info(name, 1, [1, 4]) for name in "xy"]
+    weight = numpy_helper.from_array(np.full((size, size), factor, np.float32), "w")
+    values = [helper.make_tensor_value_info(name, 1, ["rows", size]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weight])
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path.write_bytes(made.SerializeToString())
@@ -236,6 +237,34 @@ def test_another_file_under_the_same_name_is_another_stage(tmp_path: Path, kept:
         assert result(tmp_path / "m.onnx", digest) == 4 * factor
     assert len(list(kept.iterdir())) == 2
     assert all(list(folder.glob("*.blob")) for folder in kept.iterdir())
+
+
+def test_weights_that_were_copied_leave_memory(tmp_path: Path, kept: Path) -> None:
+    path, size = tmp_path / "m.onnx", 1024
+    digest = product(path, 3.0, size)
+    given = {"x": np.ones((1, size), np.float32)}
+    for known in (False, True):
+        session = runtime.open(Stage("product", path.name), path, RuntimeOptions(threads=1, digest=digest))
+        (blob,) = kept.rglob("*.blob")
+        assert (mapped(blob) > 4e6) == known  # the second load reads it from there
+        for _ in range(2):
+            assert session.run(given)["y"][0, 0] == 3.0 * size
+            assert mapped(blob) < 1e6
+        session.close()
+
+
+def test_weights_are_looked_for_in_memory_once_for_every_size(
+    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[Path] = []
+    monkeypatch.setattr(machine, "forget_mapped", forgotten.append)
+    path = tmp_path / "m.onnx"
+    options = RuntimeOptions(threads=1, digest=product(path, 2.0))
+    session = runtime.open(Stage("product", path.name), path, options)
+    for rows in (1, 2, 1, 2, 3):
+        session.run({"x": np.ones((rows, 4), np.float32)})
+    assert forgotten == [kept / options.digest[:32]] * 3
+    session.close()
 
 
 def test_the_cache_is_bounded(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})  # x86: one of them multipli
 
 PROC = Path("/proc")
 M_MMAP_THRESHOLD = -3  # malloc.h
+MADV_DONTNEED = 4  # mman.h
 NICER = 5  # than before; a third of the time of those that are not, where both want a core
 HIDE = "VIVACE_HIDE_CPU_FLAGS"  # comma-separated flags to be treated as absent: how a tool decides without them
 
@@ -77,6 +78,18 @@ def map_large_blocks() -> None:
     itself it learns to keep larger and larger ones in its heap, which fills with holes (M_MMAP_THRESHOLD in
     mallopt(3))."""
     _glibc("mallopt")(M_MMAP_THRESHOLD, 1 << 20)
+
+
+def forget_mapped(folder: Path) -> None:
+    """Takes what this process has read of files in `folder` that are mapped read-only out of its memory; it comes back
+    where it is read again (MADV_DONTNEED in madvise(2)). For weights of which a runtime made its own copy."""
+    import ctypes
+
+    for line in _read(str(PROC / "self" / "maps")).splitlines():
+        span, access, _, _, _, *name = line.split(maxsplit=5)
+        if access[:2] == "r-" and name and folder in Path(name[0]).parents:
+            begin, end = (int(address, 16) for address in span.split("-"))
+            _glibc("madvise")(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), MADV_DONTNEED)
 
 
 def stand_back() -> None:

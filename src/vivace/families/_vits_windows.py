@@ -98,7 +98,7 @@ class Vocoder:
         kept = latent or Latent(0, prior[vits.MEAN][0, :, :0])
         pieces = []
         inner = stop - start - 2 * self.overlap  # the first and the last window have the edge's share more
-        size = -(-inner // -(-inner // self.window)) if inner > self.window else self.window  # equal ones
+        size = self._size(inner) if inner > self.window else self.window
         for window in windows(start, stop, total, self.overlap, size):
             kept = self._grown(prior, kept, window.right, ahead)
             frames = kept.frames[None, :, window.left - kept.first : window.right - kept.first]
@@ -109,6 +109,12 @@ class Vocoder:
             needed = max(kept.first, window.stop - STEP - self.overlap)
             kept = Latent(needed, kept.frames[:, needed - kept.first :])
         return np.concatenate(pieces), Latent(kept.first, kept.frames.copy())
+
+    def _size(self, frames: int) -> int:
+        """Of the equal windows for so many frames those that compute the least, with their context and padding."""
+        least = -(-frames // self.window)
+        equal = [-(-frames // count) for count in range(least, 2 * least + 1)]
+        return min(equal, key=lambda size: -(-frames // size) * padded(size + 2 * self.overlap, self.multiple))
 
     def _grown(self, prior: Mapping[str, Array], kept: Latent, needed: int, ahead: int) -> Latent:
         """The latent with at least the frames up to `needed`."""

@@ -57,8 +57,11 @@ class OpenVinoSession:
     """A stage compiled by OpenVINO, once for each worker: one of two streams would hand every run to another thread.
     Every calling thread gets an infer request of its own."""
 
-    def __init__(self, models: Sequence[Any], stage: Stage, trace: _Trace | None = None) -> None:
+    def __init__(
+        self, models: Sequence[Any], stage: Stage, trace: _Trace | None = None, kept: Path | None = None
+    ) -> None:
         self._models = list(models)
+        self._kept = kept
         self._next = itertools.cycle(self._models)
         self._trace = trace
         self._inputs = [_name(port, stage.inputs) for port in models[0].inputs]
@@ -70,10 +73,13 @@ class OpenVinoSession:
         if not self._models:
             raise ModelError("the stage is closed; open its bundle again")
         if not hasattr(self._own, "request"):
-            self._own.request = next(self._next).create_infer_request()
+            self._own.request, self._own.sizes = next(self._next).create_infer_request(), set()
         try:
             begun = time.perf_counter()
             found = self._own.request.infer({name: inputs[name] for name in self._inputs}, share_inputs=True)
+            if self._kept and (sizes := tuple(inputs[name].shape for name in self._inputs)) not in self._own.sizes:
+                self._own.sizes.add(sizes)
+                machine.forget_mapped(self._kept)  # layers have copies of their weights now, as this size wants them
             if self._trace:
                 self._trace.add(begun, _executed(self._own.request))
             return {name: found[k] for k, name in enumerate(self._outputs)}
@@ -116,7 +122,7 @@ def open(stage: Stage, path: Path, options: RuntimeOptions) -> OpenVinoSession:
         settings["CACHE_DIR"] = str(kept)
     try:
         compiled = [core.compile_model(str(path), "CPU", settings) for _ in range(options.workers)]
-        return OpenVinoSession(compiled, stage, _Trace() if options.trace else None)
+        return OpenVinoSession(compiled, stage, _Trace() if options.trace else None, kept)
     except Exception as error:
         raise ModelError(f"OpenVINO cannot load {path.name}: {_last_line(error)}") from error
     finally:
