@@ -41,7 +41,7 @@ PORT = 18_400
 LATE = 0.5  # seconds to the first audio of a short text behind long ones
 BEHIND = 50  # short texts
 SILENCE = 0.02  # seconds that a client waits while it plays: an underrun
-PAIRS = 200  # a single one lies tens of milliseconds off, with what else the machine does
+PAIRS = 70  # in each of three blocks, for the machine drifts and single ones lie tens of milliseconds off
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,10 @@ async def _ready() -> bool:
     return b" 200 " in head
 
 
-def overhead(bundle: Bundle, text: str, rounds: int) -> dict[str, Any]:
+def overhead(bundle: Bundle, text: str, rounds: int) -> list[dict[str, float]]:
     """First audio from the server and from an engine in this process, by turns and in an order of chance. Both go on to
-    the end of the text: what comes after the first audio is what the next request finds in the caches. `pairs_ms` is
-    the difference of the two; `added_ms` what a request took beyond its own engine, which has less chance in it."""
+    the end of the text: what comes after the first audio is what the next request finds in the caches. `within`: what
+    the server's own engine took; `woken`: of this block of rounds (`woken`)."""
     took: list[dict[str, float]] = []
     with Engine(bundle, RuntimeOptions(threads=1)) as engine:
 
@@ -159,12 +159,19 @@ def overhead(bundle: Bundle, text: str, rounds: int) -> dict[str, Any]:
         for k in range(rounds + 2):
             both = [arm(k) for arm in random.Random(k).sample([alone, served], 2)]
             took.append(both[0] | both[1])
-    took = took[2:]  # the first two warmed up
+    machine_alone = woken(min(rounds, 20))
+    return [t | {"woken": machine_alone} for t in took[2:]]  # the first two warmed up
+
+
+def added(blocks: Sequence[Sequence[dict[str, float]]]) -> dict[str, Any]:
+    """Of all rounds of `overhead`: `pairs_ms`, the difference of the two; `added_ms`, what a request took beyond its
+    own engine, which has less chance in it; `blocks_ms`, the median of that in each block."""
+    took = [t for block in blocks for t in block]
     return {
-        **{f"{name}_ms": statistics.median(t[name] for t in took) for name in ("server", "alone", "within")},
+        **{f"{name}_ms": statistics.median(t[name] for t in took) for name in ("server", "alone", "within", "woken")},
         "added_ms": interval([t["server"] - t["within"] for t in took]),
         "pairs_ms": interval([t["server"] - t["alone"] for t in took]),
-        "woken_ms": woken(min(rounds, 40)),
+        "blocks_ms": [statistics.median(t["server"] - t["within"] for t in block) for block in blocks],
     }
 
 
@@ -321,14 +328,20 @@ def main() -> int:
     found: dict[str, Any] = {"machine": machine.describe(), "bundle": bundle.digest, "name": bundle.name}
     rounds = 1 if args.quick else 9
     with server(args.bundle, "--queue", "64"):
-        tell("overhead")
-        found["overhead"] = overhead(bundle, known["medium"], 6 if args.quick else PAIRS)
+        blocks = []
+
+        def single() -> None:
+            tell("one request at a time")
+            blocks.append(overhead(bundle, known["medium"], 2 if args.quick else PAIRS))
+
+        single()
         beside = partial(in_turn, bundle, many[:160])
         found["loads"] = []
         for clients in (1, 4, 16, 32, 64):
             tell(f"{clients} clients and the engine alone, in turn")
             asked = many[: max(clients * 4, 160)]  # as many as alone
             found["loads"].append(beside(partial(closed, asked, clients), rounds if clients == 16 else 1))
+        single()
         tell("16 clients, one after another")
         found["naive"] = beside(partial(closed, many[:64], 16, one_by_one=True))
         tell("a short text behind long ones")
@@ -340,6 +353,8 @@ def main() -> int:
         found["open"] = beside(partial(opened, many[: len(many) // 2], rate))
         tell("more than the queue holds")
         found["above"] = beside(partial(closed, many[: 24 if args.quick else 200], 200))
+        single()
+        found["overhead"] = added(blocks)
     print(page(found))
     if not args.quick:
         PAGE.write_text(page(found), encoding="utf-8")
@@ -353,7 +368,8 @@ def tell(what: str) -> None:
 
 def page(found: dict[str, Any]) -> str:
     m, o, b = found["machine"], found["overhead"], found["behind"]
-    added, pairs = o["added_ms"], o["pairs_ms"]
+    beyond, pairs = o["added_ms"], o["pairs_ms"]
+    medians = ", ".join(f"{block:.1f}" for block in o["blocks_ms"])
     sixteen = next(load for load in found["loads"] if load["clients"] == 16)
     alone = [load["alone"] for load in (*found["loads"], found["naive"], found["open"], found["above"])]
     lines = [
@@ -363,8 +379,9 @@ def page(found: dict[str, Any]) -> str:
         f"{m['cores']} cores. Made by `python benchmarks/load.py`; clients on the same machine, pcm over HTTP.",
         "",
         f"First audio of a medium text, one client: {o['server_ms']:.1f} ms, of which the engine took "
-        f"{o['within_ms']:.1f} ms: the server adds {added['value']:.1f} ms (median of {added['n']} requests; 95% "
-        f"interval {added['low']:.1f} to {added['high']:.1f}). An engine alone, by turns with it, took "
+        f"{o['within_ms']:.1f} ms: the server adds {beyond['value']:.1f} ms (median of {beyond['n']} requests; 95% "
+        f"interval {beyond['low']:.1f} to {beyond['high']:.1f}; {medians} in blocks at the start, in the middle and at "
+        f"the end of this run). An engine alone, by turns with it, took "
         f"{o['alone_ms']:.1f} ms: {pairs['value']:.1f} ms less ({pairs['low']:.1f} to {pairs['high']:.1f}). On this "
         f"machine a process that sleeps sees a message whose sender computes on {o['woken_ms']:.1f} ms later (median); "
         "the server and its client are such processes.",

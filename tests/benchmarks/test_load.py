@@ -34,16 +34,16 @@ def test_a_client_sees_times_audio_and_refusals(
         one = load.closed(TEXTS, 3, one_by_one=True)
         beside = partial(load.in_turn, open_bundle(folder), TEXTS)
         sixteen = beside(lambda: found | {"clients": 16}, 3)
+        single = load.added([load.overhead(open_bundle(folder), "one two.", 3) for _ in range(2)])
         figures = {
             "machine": {"cpu": "a CPU", "cores": 2}, "bundle": "0123456789abcdef", "name": "toy",
-            "overhead": load.overhead(open_bundle(folder), "one two.", 6), "loads": [sixteen],
+            "overhead": single, "loads": [sixteen],
             "naive": beside(lambda: one), "behind": load.behind("a long text. " * 100, "one.", 1),
             "open": beside(partial(load.opened, TEXTS, 50.0)), "above": beside(lambda: full),
         }  # fmt: skip
     assert len(sixteen["shares"]) == 3 and sixteen["shares"] == sorted(sixteen["shares"])
     assert sixteen["speech_per_second"] / sixteen["alone"] == sixteen["shares"][1]
-    added = figures["overhead"]["added_ms"]  # type: ignore[index]
-    assert 0 < added["low"] <= added["value"] <= added["high"] and added["n"] == 6
+    assert single["added_ms"]["low"] > 0 and single["added_ms"]["n"] == 6
     page = load.page(figures)
     assert "(median of 6 requests; 95% interval " in page
     assert f"3 times: the server carries {sixteen['shares'][1]:.0%} (median;" in page
@@ -57,3 +57,14 @@ def test_a_listener_who_has_to_wait_is_counted() -> None:
         "ttfa_ms": {"p50": 100.0, "p95": 100.0, "p99": 100.0},
         "whole_ms": {"p50": 1000.0, "p95": 1000.0, "p99": 1000.0},
     }  # fmt: skip
+
+
+def test_the_overhead_is_that_of_all_rounds_and_told_by_block() -> None:
+    blocks = [
+        [{"server": 10.0 + ms, "within": 10.0, "alone": 9.0, "woken": 0.1} for ms in took]
+        for took in ((3.0, 4.0, 5.0), (9.0, 9.5, 8.0), (3.5, 3.0, 4.5))
+    ]
+    found = load.added(blocks)
+    assert found["added_ms"] == {"value": 4.5, "low": 3.0, "high": 9.0, "n": 9}
+    assert found["pairs_ms"]["value"] == 5.5 and found["blocks_ms"] == [4.0, 9.0, 3.5]
+    assert found["server_ms"] == 14.5 and found["within_ms"] == 10.0 and found["woken_ms"] == 0.1
