@@ -48,6 +48,7 @@ def test_loading_twice_gives_the_same_module() -> None:
     ("kind", "name", "words"),
     [
         ("families", "pipr", "unknown family 'pipr'; did you mean 'piper'?"),
+        ("passes", "prune", "unknown pass 'prune'; did you mean 'prune_channels' or 'prune_magnitude'?"),
         ("runtimes", "onnx_runtime", "unknown runtime 'onnx_runtime'; did you mean 'onnxruntime'?"),
         ("text", "zzz", "unknown text front end 'zzz'; known:"),
         ("passes", "zzz", "unknown pass 'zzz'; known:"),

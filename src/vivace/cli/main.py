@@ -27,7 +27,7 @@ VERBS = {
     "optimize": "make a bundle smaller and faster, keeping only what is proven",
     "evaluate": "measure the quality of a voice",
     "benchmark": "time several models side by side",
-    "distill": "teach a small autoregressive student to speak as a voice does",
+    "distill": "teach a smaller model by one that speaks: a student, a lighter decoder, a causal copy",
     "serve": "speak over HTTP, as OpenAI's speech interface does",
     "listen": "blind listening tests with people: make, invite, read",
     "report": "show or rebuild the evidence of an optimized bundle",

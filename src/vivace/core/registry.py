@@ -30,7 +30,7 @@ def names(kind: str) -> list[str]:
 def load(kind: str, name: str) -> Any:
     """The module registered as `name`.
 
-    Raises UsageError for a name that is not registered, with the nearest one that is, MissingDependency for a PyTorch
+    Raises UsageError for a name that is not registered, with the nearest that are, MissingDependency for a PyTorch
     module without PyTorch, and VivaceError for a third party's module that cannot be imported.
     """
     if name in _builtin(kind):
@@ -48,8 +48,8 @@ def load(kind: str, name: str) -> Any:
             where = f"{_singular(kind)} {name!r} ({point.value})"
             raise VivaceError(f"the {where} cannot be loaded: {error}; update or uninstall its package") from error
     known = names(kind)
-    near = get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    near = [k for k in known if name and name in k] or get_close_matches(name, known, 1)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
     raise UsageError(f"unknown {_singular(kind)} {name!r}; {hint}")
 
 

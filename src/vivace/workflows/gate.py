@@ -32,7 +32,7 @@ class Settings:
     """What the gate measures and allows; command-line flags are made from this."""
 
     texts: int = option(100, "evaluation sentences, from the start of the set")
-    rounds: int = option(15, "interleaved timing rounds for each comparison")
+    rounds: int = option(15, f"interleaved timing rounds for each comparison, {LEAST['rounds']} or more")
     threads: int = option(1, "threads for every timing")
     seed: int = option(0, "base seed of the noise")
     mos_margin: float = option(0.05, "largest loss of predicted MOS, as a share of the parent's")
