@@ -108,6 +108,7 @@ def test_the_road_of_voices_takes_a_model_that_listens(
     assert len(details["labels, original"]) == len(WORDS)
     page = (tmp_path / "out" / "evidence" / "report.md").read_text(encoding="utf-8")
     assert not (tmp_path / "out" / "evidence" / "audio").exists()
+    assert "RTF ↓" in page and "TTFA, ms" not in page
     assert "Accuracy" in page
     assert open_bundle(tmp_path / "out").family == "generic"
 

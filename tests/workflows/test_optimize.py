@@ -14,6 +14,7 @@ from vivace.core.bundle import Bundle, open_bundle
 from vivace.core.errors import BundleError, UsageError
 from vivace.core.report import Report
 from vivace.workflows import _task, gate, optimize, recipe
+from vivace.workflows._report_view import view
 from vivace.workflows.benchmark import Timings
 
 METRICS = ("duration_ratio", "clipping", "silence", "log_spectral_distance")
@@ -67,6 +68,7 @@ def test_what_is_smaller_and_not_worse_is_kept(toy: Bundle, tmp_path: Path) -> N
     assert [step.name for step in result.bundle.history] == ["weights_fp16"]
     assert open_bundle(tmp_path / "out").digest == result.bundle.digest
     assert not (tmp_path / ".out.work").exists()
+    assert "earlier" not in dict(view(result.report).facts)["Time taken"]
     trial = result.report.details["trials"][0]
     assert trial["kept"] and trial["reasons"] == []
     assert result.report.details["attribution"][0]["size_share"] == pytest.approx(1.0)
@@ -147,7 +149,8 @@ def test_interrupted_and_resumed(toy: Bundle, tmp_path: Path, monkeypatch: pytes
     from vivace.workflows import clips
 
     monkeypatch.setattr(clips, "Pool", interrupt)  # all clips are there: nothing is spoken again
-    assert go(toy, tmp_path / "out", plan(("weights_fp16", "size"))).met
+    resumed = go(toy, tmp_path / "out", plan(("weights_fp16", "size")))
+    assert resumed.met and "went on with the work of an earlier run" in dict(view(resumed.report).facts)["Time taken"]
 
 
 def test_a_damaged_leftover_is_made_again(toy: Bundle, tmp_path: Path) -> None:

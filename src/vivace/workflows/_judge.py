@@ -57,6 +57,7 @@ class Run:
     plan: Plan
     task: Task
     custom: Sequence[str] = ()
+    resumed: bool = False  # goes on with the work of an interrupted one
     begun: float = field(default_factory=time.perf_counter)
     recorded: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
@@ -126,7 +127,8 @@ def prepare(
     each = APPLY_COST + judged + 3 * ROUND_COST * settings.rounds
     plan = Plan(progress, judged + trust + each * steps + 5.0 + before)
     work = work_folder(out)
-    return Run(settings, names, sentences, calibration_texts, work, store or Store(work), plan, asked, custom)
+    store = store or Store(work)
+    return Run(settings, names, sentences, calibration_texts, work, store, plan, asked, custom, resumed=work.exists())
 
 
 def work_folder(out: Path) -> Path:
@@ -315,6 +317,7 @@ def finish(
         "final": final.id,
         "waited_share": max((v.timings.waited for v in variants if v.timings), default=first.waited),
         "seconds": time.perf_counter() - run.begun,
+        "resumed": run.resumed,
     }
     report = Report(
         "optimize",

@@ -63,13 +63,14 @@ def _model_group(story: Story) -> Group:
 
 def _latency_group(story: Story, text: str, threads: int) -> Group:
     old, new = story.original.latency(text, threads), story.final.latency(text, threads)
+    clips = "clip" in text  # a model that listens says all of its answer at once
     rows = [
         _pair(story, "Latency p50, ms ↓", _two(old, new, "p50_ms"), milliseconds),
         _pair(story, "Latency p95, ms ↓", _two(old, new, "p95_ms"), milliseconds),
         _pair(story, "RTF ↓", _two(old, new, "rtf"), number),
-        _pair(story, "TTFA, ms ↓", _two(old, new, "ttfa_ms"), milliseconds),
+        None if clips else _pair(story, "TTFA, ms ↓", _two(old, new, "ttfa_ms"), milliseconds),
     ]
-    size = f" ({story.texts[text]} characters)" if story.texts[text] and "clip" not in text else ""
+    size = f" ({story.texts[text]} characters)" if story.texts[text] and not clips else ""
     speedup = new.get("speedup") if story.changed else None
     told = f": {ratio(value(speedup))} as fast" if speedup else ""
     if interval := bounds(speedup, ratio):

@@ -35,7 +35,7 @@ GLOSSARY = (
 _SCORED = {"Predicted MOS": "predicted_mos", "Word error rate (WER)": "wer"}  # explained where a report has the score
 # The keys of an optimize report's details that have a section of their own.
 _SECTIONS = {"command", "texts", "recipe", "budget", "margins", "variants", "trials", "noise_floor", "sensitivity"}
-_SECTIONS |= {"attribution", "imported", "budget_met", "verdict", "seconds", "final", "search"}
+_SECTIONS |= {"attribution", "imported", "budget_met", "verdict", "seconds", "resumed", "final", "search"}
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def _facts(story: Story) -> tuple[tuple[str, str], ...]:
     if story.metrics:
         facts.append(("Metrics", ", ".join(label(m) for m in story.metrics)))
     if details.get("seconds") is not None:
-        facts.append(("Time taken", _duration(details["seconds"])))
+        part = " (it went on with the work of an earlier run)" if details.get("resumed") else ""
+        facts.append(("Time taken", _duration(details["seconds"]) + part))
     return tuple(facts)
 
 
