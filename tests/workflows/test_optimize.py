@@ -222,3 +222,13 @@ def test_evidence_and_progress(toy: Bundle, tmp_path: Path) -> None:
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert np.all(np.array(shares) <= 1.0)
+
+
+def test_a_single_pass_without_work_is_told_before_anything_is_measured(
+    toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken: list[str] = []
+    monkeypatch.setattr(_task.Speech, "answers", lambda *_, **__: spoken.append("a clip"))
+    with pytest.raises(UsageError, match=r"kv_cache has nothing to do: .*: computes no prefix step by step"):
+        go(toy, tmp_path / "out", plan(("kv_cache", "speed")))
+    assert not spoken and not (tmp_path / ".out.work").exists()

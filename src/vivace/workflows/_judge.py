@@ -90,12 +90,19 @@ def check_output(bundle: Bundle, out: Path, overwrite: bool) -> None:
 
 
 def check_stages(bundle: Bundle, recipe: Recipe) -> None:
-    """Raises UsageError for a stage that the bundle does not have, before anything is measured."""
+    """Raises UsageError for a stage that the bundle does not have, and for a pass, if it is the only one, that has no
+    work in this bundle, before anything is measured."""
     known = [stage.name for stage in bundle.stages]
     for entry in recipe.passes:
         for name in getattr(entry.settings, "stages", ()):
             if name not in known:
                 raise UsageError(f"{entry.name}: the model has no stage {name!r}; it has {', '.join(known)}")
+    if len(recipe.passes) == 1:
+        module = registry.load("passes", entry.name)
+        reasons = {stage.name: module.accepts(stage, entry.settings) for stage in bundle.stages}
+        if all(reasons.values()):
+            told = "; ".join(f"{stage}: {reason}" for stage, reason in reasons.items())
+            raise UsageError(f"{entry.name} has nothing to do: {told}")
 
 
 def prepare(
