@@ -42,6 +42,8 @@ def voice(make_toy: Callable[..., Bundle]) -> Path:
         (["VOICE", "--wyoming", "8000"], "--wyoming and --port are both 8000"),
         (["VOICE", "--host", "300.1.1.1"], "300.1.1.1 port 8000 cannot be had"),
         (["VOICE", "--queue", "0"], "--queue is 0"),
+        (["VOICE", "--cores", "4096"], "--cores is 4096; this machine has"),
+        (["VOICE", "--grace", "-1"], "--grace is -1"),
         (["VOICE", "--port", "70000"], "port 70000 is none"),
         (["a=VOICE", "a=VOICE"], "two models have the same name"),
         (["VOICE", "--memory", "lots"], "--memory is 'lots'; write a size such as 800M or 2G"),
@@ -126,5 +128,28 @@ def test_it_serves_and_finishes_what_it_has_begun(voice: Path) -> None:
             assert answers[0].content == answers[1].content
             assert process.wait(60) == 0
             rest.join(10)
+        finally:
+            process.kill()
+
+
+def test_what_does_not_end_in_time_is_cut_and_said_to_be(voice: Path) -> None:
+    command = [sys.executable, "-m", "vivace.cli.main", "serve", f"joe={voice}", "--port", "0", "--grace", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        assert process.stderr
+        try:
+            port = next(
+                int(found[1]) for line in process.stderr if (found := re.search(r"ready on .*:(\d+): joe", line))
+            )
+            body = json.dumps({"model": "joe", "input": "a long text. " * 300, "response_format": "pcm"}).encode()
+            with socket.create_connection(("127.0.0.1", port)) as deaf:  # it does not read what it asked for
+                head = (
+                    b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+                )
+                deaf.sendall(head + str(len(body)).encode() + b"\r\n\r\n" + body)
+                assert deaf.recv(12) == b"HTTP/1.1 200"
+                process.send_signal(signal.SIGTERM)
+                log = process.stderr.read()
+            assert process.wait(60) == 0
+            assert re.search(r": broken after .*: the server ends", log) and "Traceback" not in log
         finally:
             process.kill()

@@ -173,9 +173,9 @@ def test_the_deployment_asks_for_what_the_server_has(serve_flags: set[str]) -> N
     server = pod["containers"][0]
     assert flags(" ".join(server["args"])) <= serve_flags
     assert server["args"][server["args"].index("--cores") + 1] == server["resources"]["limits"]["cpu"]
-    from vivace.server.process import GRACE
+    from vivace.server.service import Settings
 
-    assert pod["terminationGracePeriodSeconds"] > GRACE + 5  # and the seconds before the signal
+    assert pod["terminationGracePeriodSeconds"] > Settings({}).grace + 5  # and the seconds before the signal
     app = (ROOT / "src/vivace/server/app.py").read_text(encoding="utf-8")
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert f'"{server[probe]["httpGet"]["path"]}"' in app

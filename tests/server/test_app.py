@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
 from server.conftest import Served, ask, metric, serving, until  # noqa: E402
+from vivace.core.audio import Audio  # noqa: E402
 from vivace.core.errors import UsageError  # noqa: E402
-from vivace.server import encode, speech  # noqa: E402
+from vivace.core.speech import Event, Request  # noqa: E402
+from vivace.engine.fallback import Chain  # noqa: E402
+from vivace.server import encode, process, speech  # noqa: E402
 from vivace.server.app import create_app  # noqa: E402
-from vivace.server.service import Settings  # noqa: E402
+from vivace.server.service import Service, Settings  # noqa: E402
+from vivace.server.wire import ApiError  # noqa: E402
 
 LONG = "a long text. " * 300
 Make = Callable[..., Path]
@@ -178,6 +185,66 @@ def test_a_deadline_ends_what_waits(make_variant: Make) -> None:
         assert found.status_code == 504 and found.json()["error"]["code"] == "deadline"
         assert int(found.headers["Retry-After"]) >= 1
         until(lambda: metric(served, "vivace_live_requests") == 0)
+
+
+def test_a_deadline_is_of_waiting_not_of_a_long_text(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    rests = [0.6, 0.6, 0.6, 0.6]
+
+    async def speak(*_: Any, **__: Any) -> Any:
+        for rest in rests:
+            await asyncio.sleep(rest)
+            yield "fast", Event("a", Audio(np.ones(9, np.float32), 9))
+
+    async def heard() -> int:
+        return len([event async for event in service.speak(service.models["toy"], Request("a", "a text"))])
+
+    monkeypatch.setattr(Chain, "speak", speak)
+    service = Service(replace(served.service.settings, deadline=1.2))
+    monkeypatch.setattr(service, "budget", served.service.budget)
+    assert asyncio.run(heard()) == 4
+    rests[2] = 5.0
+    with pytest.raises(ApiError, match=r"no audio for 1\.2 s"):
+        asyncio.run(heard())
+
+
+def test_a_stream_that_is_cut_is_one_line_in_the_log(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def speak(*_: Any, **__: Any) -> Any:
+        yield "fast", Event("a", Audio(np.ones(9, np.float32), 9))
+        raise ApiError(504, "there was no audio for 3 s", code="deadline")
+
+    monkeypatch.setattr(served.service, "speak", speak)
+    uvicorns = logging.getLogger("uvicorn.error")
+    uvicorns.addFilter(process._one_line)
+    caplog.set_level(logging.INFO)
+    before = metric(served, "vivace_requests_total", model="toy", outcome="broken")
+    with pytest.raises(httpx.RemoteProtocolError):
+        ask(served)
+    until(lambda: any("cut off" in r.getMessage() for r in caplog.records))
+    uvicorns.removeFilter(process._one_line)
+    assert [r.getMessage() for r in caplog.records if r.name == "uvicorn.error"] == [
+        "a request was cut off: there was no audio for 3 s"
+    ]
+    assert not any(r.exc_info for r in caplog.records)
+    assert metric(served, "vivace_requests_total", model="toy", outcome="broken") == before + 1
+
+
+def test_refusals_are_counted_and_logged_without_the_text(make_variant: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with serving(Settings({"toy": [make_variant("one")]}, keys=("first",))) as served:
+        key = {"Authorization": "Bearer first"}
+        assert ask(served).status_code == 401
+        assert ask(served, model="nobody\n", headers=key).status_code == 404
+        assert ask(served, "secret", speed=100, headers=key).status_code == 400
+        assert ask(served, "secret " * 1000, headers=key).status_code == 400
+        assert ask(served, headers=key).status_code == 200
+        counts = {status: metric(served, "vivace_http_errors_total", status=status) for status in ("401", "404", "400")}
+    assert counts == {"401": 1, "404": 1, "400": 2}
+    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("answered ")]
+    assert [line[:12] for line in told] == ["answered 401", "answered 404", "answered 400", "answered 400"]
+    assert "API key" in told[0] and "speed" in told[2] and not any("secret" in line or "\n" in line for line in told)
+    assert any(re.search(r": ok by one, \d", r.getMessage()) for r in caplog.records)
 
 
 def test_keys(make_variant: Make) -> None:

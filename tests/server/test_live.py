@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,6 +92,7 @@ def test_what_cannot_be_spoken_is_passed_over(served: Served) -> None:
         ([{**START, "voice": "nobody"}], "known: ann, bob"),
         ([{**START, "model": "nobody"}], "known: toy, other"),
         ([{**START, "speed": 100}], "speed"),
+        ([{**START, "variant": "nobody"}], "known: fast, safe"),
         ([START, *text("x" * 5000)], "text"),
         ([START, *text(*["word " * 800] * 6)], "waiting to be spoken"),
     ],
@@ -107,6 +109,16 @@ def test_what_is_no_message(served: Served, messages: list[Any], message: str) -
         return None
 
     assert message in asyncio.run(run())["message"]
+
+
+def test_a_variant_may_be_named_and_null_is_not_given(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    start = {**START, "voice": None, "seed": None, "variant": "safe"}
+    told, audio = session(served, [start, *text("One two."), {"type": "end"}])
+    assert told[-1] == {"type": "done"} and audio
+    lines = [r.getMessage() for r in caplog.records if r.name == "vivace.server.live"]
+    assert "a sentence of 8 characters for toy" in lines[0] and ": ok by safe, " in lines[1]
+    assert not any("One" in line for line in lines)
 
 
 def test_what_comes_after_the_end_is_left_out(served: Served) -> None:

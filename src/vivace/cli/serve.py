@@ -46,7 +46,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--deadline", type=float, default=0.0, metavar="SECONDS",
-        help="after which a request that still waits for audio is ended (default: never)",
+        help="without audio, after which a request is ended that waits for it (default: never)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--grace", type=float, default=20.0, metavar="SECONDS",
+        help="for what has begun, when the server is told to end (default 20)",
     )  # fmt: skip
     parser.add_argument(
         "--shed-above", type=int, default=0, metavar="N",
@@ -81,15 +85,18 @@ def run(args: argparse.Namespace) -> int:
 
     if args.queue < 1:
         raise UsageError(f"--queue is {args.queue}; it must be at least 1")
-    for name in ("cores", "patience", "deadline", "shed_above", "per_minute"):
+    for name in ("cores", "patience", "deadline", "grace", "shed_above", "per_minute"):
         if getattr(args, name) < 0:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name):g}; it must not lie below 0")
+    if args.cores > cores() and not args.replicas:
+        raise UsageError(f"--cores is {args.cores}; this machine has {cores()}")
     if args.wyoming and args.wyoming == args.port:
         raise UsageError(f"--wyoming and --port are both {args.port}; choose another for one of them")
     settings = Settings(
         models=dict(_chain(text) for text in args.models), queue=args.queue, cores=args.cores, patience=args.patience,
-        deadline=args.deadline, megabytes=_megabytes(args.memory), keys=_keys(args.keys), per_minute=args.per_minute,
-        origins=tuple(args.origin), log_text=args.log_text, listen=tuple(args.listen), shed_above=args.shed_above,
+        deadline=args.deadline, grace=args.grace, megabytes=_megabytes(args.memory), keys=_keys(args.keys),
+        per_minute=args.per_minute, origins=tuple(args.origin), log_text=args.log_text, listen=tuple(args.listen),
+        shed_above=args.shed_above,
     )  # fmt: skip
     if len(settings.models) < len(args.models):
         raise UsageError("two models have the same name; name them: NAME=BUNDLE")

@@ -21,8 +21,9 @@ from vivace.engine.fallback import Speaker
 from vivace.engine.runner import Plan
 from vivace.server import listen, live, page, speech
 from vivace.server.guard import Guard
+from vivace.server.metrics import Metrics
 from vivace.server.service import Service, Settings
-from vivace.server.wire import NO_JSON, PROBLEMS, ApiError, problem
+from vivace.server.wire import NO_JSON, PROBLEMS, ApiError, answer, problem
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def create_app(settings: Settings, speaker: Callable[[str, Path, Plan], Speaker]
         title="Vivace", version=__version__, summary="Text to speech, as OpenAI's interface does it.", lifespan=life
     )
     app.state.service = service
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, errors=service.metrics.errors)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST"], allow_headers=["*"],
@@ -64,7 +65,7 @@ def create_app(settings: Settings, speaker: Callable[[str, Path, Plan], Speaker]
 def create_listening_app(paths: Sequence[Path]) -> FastAPI:
     """Listening tests and nothing else. Raises UsageError for a file that is none."""
     app = FastAPI(title="Vivace", version=__version__, openapi_url=None)
-    app.add_middleware(Guard, settings=Settings({}))
+    app.add_middleware(Guard, settings=Settings({}), errors=Metrics().errors)
     app.include_router(page.assets)
     listen.add(app, paths)
 
@@ -138,9 +139,6 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 
 def _add_errors(app: FastAPI) -> None:
-    def answer(error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status, error.headers)
-
     @app.exception_handler(ApiError)
     async def ours(request: Request, error: ApiError) -> JSONResponse:  # noqa: ARG001
         return answer(error)
@@ -154,8 +152,9 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         known = {404: f"there is no {request.url.path[:80]}", 405: f"{request.method} is not for this address"}
-        found = ApiError(error.status_code, known.get(error.status_code, str(error.detail)))
-        return JSONResponse(found.body(), found.status, dict(error.headers or {}))
+        found = answer(ApiError(error.status_code, known.get(error.status_code, str(error.detail))))
+        found.headers.update(error.headers or {})
+        return found
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001

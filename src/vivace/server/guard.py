@@ -9,11 +9,11 @@ import math
 import time
 from collections import OrderedDict
 
-from starlette.responses import JSONResponse
+from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vivace.server.service import Settings
-from vivace.server.wire import ApiError
+from vivace.server.wire import ApiError, answer
 
 log = logging.getLogger(__name__)
 LISTENERS = "/listen/api/"
@@ -23,8 +23,9 @@ MOST_CLIENTS = 10_000  # whose rate is remembered
 class Guard:
     """ASGI middleware for all below /v1, and for what listeners send: they bring signed links instead of keys."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app, self._settings = app, settings
+    def __init__(self, app: ASGIApp, settings: Settings, errors: Counter) -> None:
+        """`errors` counts all answers that are none, by their status."""
+        self._app, self._settings, self._errors = app, settings, errors
         self._keys = [key.encode() for key in settings.keys]
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests left, and when that was
 
@@ -33,6 +34,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                self._errors.labels(str(message["status"])).inc()
+            await send(message)
+
         try:
             if scope["type"] == "websocket":
                 self._check_origin(headers)
@@ -42,15 +49,17 @@ class Guard:
                 receive = await self._whole_body(headers, receive)
         except ApiError as error:
             if scope["type"] == "websocket":
+                log.info("a WebSocket was refused: %s", error.message)
+                self._errors.labels(str(error.status)).inc()
                 await send({"type": "websocket.close", "code": 1008, "reason": error.message[:120]})
                 return
-            await JSONResponse(error.body(), error.status, error.headers)(scope, receive, send)
+            await answer(error)(scope, receive, counted)
             return
         stall = self._settings.stall_seconds
 
         async def patient(message: Message) -> None:
             async with asyncio.timeout(stall):
-                await send(message)
+                await counted(message)
 
         try:
             await self._app(scope, receive, patient)

@@ -1,15 +1,16 @@
 """A WebSocket that takes text while it is being written (by a language model, say), and speaks it sentence by sentence.
 
-The client sends JSON: `start` (model, voice, response_format, speed, seed) once, `text` as it comes, `flush` to have
-what is there spoken, `cancel` to silence it and forget the rest (barge-in), `end` when there is no more. It gets JSON
-(`started`, `sentence`, `flushed`, `cancelled`, `done`, `error`) and binary messages, which hold the audio: one stream
-until a flush, a cancel or the end.
+The client sends JSON: `start` (model, voice, response_format, speed, seed, variant) once, `text` as it comes, `flush`
+to have what is there spoken, `cancel` to silence it and forget the rest (barge-in), `end` when there is no more. It
+gets JSON (`started`, `sentence`, `flushed`, `cancelled`, `done`, `error`) and binary messages, which hold the audio:
+one stream until a flush, a cancel or the end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 import uuid
@@ -28,21 +29,23 @@ from vivace.core.speech import FIRST_CHUNK, Request
 from vivace.server.encode import PCM_RATE, encoder
 from vivace.server.metrics import Stopwatch
 from vivace.server.service import Model, Service
-from vivace.server.wire import ApiError, Format, problem
+from vivace.server.wire import ApiError, Format, Lenient, problem
 
+log = logging.getLogger(__name__)
 router = APIRouter()
 LONGEST = 600  # characters without an end of sentence, after which a clause or a word is one
 MOST_WAITING = 20_000  # characters that were not spoken yet
 _BLANK_LINE = re.compile(r"\n\s*\n")
 
 
-class Start(BaseModel):
+class Start(Lenient):
     type: Literal["start"]
     model: str = Field(default="tts-1", max_length=200)
     voice: str = Field(default="", max_length=200)
     response_format: Format = "pcm"
     speed: float = Field(default=1.0, ge=0.25, le=4.0)
     seed: int = Field(default=0, ge=0, lt=2**32)
+    variant: str = Field(default="", max_length=200)
 
 
 class Text(BaseModel):
@@ -80,11 +83,13 @@ class Cutter:
         return list(self._split(text, limit=LONGEST))
 
 
-async def said(service: Service, model: Model, request: Request) -> AsyncGenerator[Audio, None]:
+async def said(service: Service, model: Model, request: Request, only: str = "") -> AsyncGenerator[Audio, None]:
     """The audio of one sentence; nothing for one that holds no speech, such as a lone bracket."""
-    watch, outcome = Stopwatch(service.metrics, model.name, time.perf_counter()), "cancelled"
+    watch, outcome, variant = Stopwatch(service.metrics, model.name, time.perf_counter()), "cancelled", "nobody"
+    told = f" {request.text!r}" if service.settings.log_text else ""
+    log.info("%s: a sentence of %d characters for %s%s", request.id, len(request.text), model.name, told)
     try:
-        async with contextlib.aclosing(service.speak(model, request)) as events:
+        async with contextlib.aclosing(service.speak(model, request, only=only)) as events:
             async for variant, event in events:
                 if event.audio is not None:
                     watch.chunk(variant, event.audio.seconds, time.perf_counter())
@@ -99,7 +104,9 @@ async def said(service: Service, model: Model, request: Request) -> AsyncGenerat
         outcome = "error"
         raise
     finally:
-        watch.end(outcome, time.perf_counter())
+        now = time.perf_counter()
+        watch.end(outcome, now)
+        log.info("%s: %s by %s, %s", request.id, outcome, variant, watch.told(now))
 
 
 class Reading:
@@ -113,7 +120,7 @@ class Reading:
         self._speaking: set[asyncio.Task[None]] = set()  # none or one
         self._start: Start | None = None
         self._model: Model | None = None
-        self._voice = ""
+        self._voice = self._variant = ""
         self._count = 0
         self._ended = self._over = False  # the client has said all; nothing more will be spoken
 
@@ -149,7 +156,8 @@ class Reading:
             if self._start:
                 raise ApiError(400, "start was sent twice")
             model = self._service.model(message.model)
-            self._start, self._model, self._voice = message, model, model.voice(message.voice)
+            self._voice, self._variant = model.voice(message.voice), model.variant(message.variant)
+            self._start, self._model = message, model
             rate = PCM_RATE if message.response_format == "pcm" else model.bundle.sample_rate
             await self._tell("started", model=model.name, sample_rate=rate, response_format=message.response_format)
             self._speaking = {asyncio.create_task(self._speak(message))}
@@ -199,7 +207,7 @@ class Reading:
                 chunk_frames=FIRST_CHUNK,
             )  # fmt: skip
             self._count += 1
-            async with contextlib.aclosing(said(self._service, self._model, request)) as pieces:
+            async with contextlib.aclosing(said(self._service, self._model, request, self._variant)) as pieces:
                 async for audio in pieces:
                     if made := await asyncio.to_thread(codec.encode, audio):
                         await self._socket.send_bytes(made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import socket
 from dataclasses import replace
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from vivace.server.service import Settings
 
 log = logging.getLogger(__name__)
-GRACE = 20  # seconds for what has begun, after SIGTERM
 
 
 def serve(
@@ -57,14 +57,14 @@ def serve(
             stack.callback(beneath.watch(service).set)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, lifespan="off",
-            timeout_graceful_shutdown=GRACE, timeout_keep_alive=15, ws_max_size=65_536,
+            timeout_graceful_shutdown=math.ceil(settings.grace), timeout_keep_alive=15, ws_max_size=65_536,
         )  # fmt: skip
 
         class Server(uvicorn.Server):
             async def startup(self, sockets: Any = None) -> None:
                 await super().startup(sockets)
                 url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-                log.info("ready on %s", url)
+                log.info("ready on %s: %s", url, ", ".join(settings.models))
                 if ready:
                     ready(url)
 
@@ -130,10 +130,14 @@ def _terminated(*_: object) -> NoReturn:
 
 def _one_line(record: logging.LogRecord) -> bool:
     """A request that is cut off, because its variant died or the server ends, is told in a line."""
+    from vivace.server.wire import ApiError
+
     error = record.exc_info[1] if record.exc_info else None
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    if isinstance(error, VivaceError | asyncio.CancelledError):
+    if error and isinstance(error.__cause__, ApiError):  # Starlette has no answer left to put it into
+        error = error.__cause__
+    if isinstance(error, VivaceError | ApiError | asyncio.CancelledError):
         record.msg, record.args = "a request was cut off: %s", (str(error) or "the server ends",)
         record.exc_info = record.exc_text = None
     return True

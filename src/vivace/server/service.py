@@ -37,17 +37,18 @@ OPENAI_VOICES = {
 class Settings:
     """`models`: name to the bundles that may speak it, best first. `queue`: requests that wait or speak, above which
     new ones are sent away. `patience`: see Chain. `keys`: if any, a request must bring one. `per_minute`: requests of
-    one client (0: any number). `deadline`: seconds after which a request that still waits for audio is
-    ended (0: never). `origins`: of web pages that may call (CORS). `wyoming`: a bound
-    socket for that protocol. `megabytes`: memory for the server and all its processes (0: any); see Budget.
-    `stall_seconds`: after which a client that reads nothing is cut off. `shed_above`: requests of a model with which
-    its fastest variant speaks first (0: never). `listen`: files of listening tests."""
+    one client (0: any number). `deadline`: seconds without audio after which a request that waits for it is
+    ended (0: never). `grace`: seconds for what has begun, when the server is to end. `origins`: of web pages that may
+    call (CORS). `wyoming`: a bound socket for that protocol. `megabytes`: memory for the server and all its processes
+    (0: any); see Budget. `stall_seconds`: after which a client that reads nothing is cut off. `shed_above`: requests of
+    a model with which its fastest variant speaks first (0: never). `listen`: files of listening tests."""
 
     models: Mapping[str, Sequence[Path]]
     queue: int = 64
     cores: int = 0
     patience: float = 0.0
     deadline: float = 0.0
+    grace: float = 20.0
     keys: tuple[str, ...] = ()
     per_minute: float = 0.0
     origins: tuple[str, ...] = ()
@@ -185,7 +186,8 @@ class Service:
             raise ApiError(503, message, code="queue_full", retry=wait)
         self._live += 1
         begun = time.monotonic()
-        end = asyncio.get_running_loop().time() + (self.settings.deadline or math.inf)
+        clock, limit = asyncio.get_running_loop().time, self.settings.deadline or math.inf
+        end = clock() + limit
         try:
             async with asyncio.timeout_at(end):
                 await self.budget.enter(model.name)
@@ -197,10 +199,11 @@ class Service:
                         if found is None:
                             return
                         yield found
+                        end = clock() + limit
             finally:
                 self.budget.leave(model.name)
         except TimeoutError:
-            message = f"the request was not done after {self.settings.deadline:g} s"
+            message = f"there was no audio for {self.settings.deadline:g} s"
             raise ApiError(504, message, code="deadline", retry=max(1, math.ceil(self._seconds))) from None
         except Unavailable as error:
             log.error("%s: %s", model.name, error)

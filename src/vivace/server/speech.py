@@ -9,7 +9,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -67,7 +67,8 @@ async def speech(request: Request) -> Response:
     told = f" {asked.text!r}" if service.settings.log_text else ""
     log.info("%s: %d characters for %s as %s%s", asked.id, len(asked.text), model.name, body.response_format, told)
     events = service.speak(model, asked, only=only)
-    pieces = _pieces(events, asked, Stopwatch(service.metrics, model.name, arrived), request)
+    watch = Stopwatch(service.metrics, model.name, arrived)
+    pieces = _pieces(events, asked, watch, request, lambda: service.stopping)
     rate = model.bundle.sample_rate
     opening = None if at_once else asyncio.create_task(_opened(body.response_format, rate))
     if opening:
@@ -115,9 +116,13 @@ class Stream(StreamingResponse):
 
 
 async def _pieces(
-    spoken: AsyncGenerator[tuple[str, Event], None], asked: Asked, watch: Stopwatch, request: Request
+    spoken: AsyncGenerator[tuple[str, Event], None],
+    asked: Asked,
+    watch: Stopwatch,
+    request: Request,
+    stopping: Callable[[], bool],
 ) -> AsyncGenerator[Piece, None]:
-    """The audio of a request. Stops where the client has left; raises ApiError."""
+    """The audio of a request. Stops where the client has left, or the server is `stopping`; raises ApiError."""
     outcome, why, sounded = "cancelled", "", False
     try:
         async with contextlib.aclosing(spoken) as events:
@@ -129,19 +134,22 @@ async def _pieces(
                     watch.chunk(variant, event.audio.seconds, time.perf_counter())
                     yield variant, event.audio, event.times
                 if event.done:
-                    log.info("%s: %s by %s, %s", asked.id, event.reason, variant, watch.told(time.perf_counter()))
+                    ended = "ok" if event.reason == "stop" else event.reason
+                    log.info("%s: %s by %s, %s", asked.id, ended, variant, watch.told(time.perf_counter()))
         outcome = "ok"
     except TextError as error:
         outcome = "refused"  # the error may hold some of the text
         raise ApiError(400, str(error), param="input") from None
     except ApiError as error:
-        outcome, why = "rejected" if error.code == "queue_full" else "error", str(error)
+        outcome, why = "rejected" if error.code == "queue_full" else "broken" if sounded else "error", str(error)
         raise
     except Broken as error:
         outcome, why = "broken", str(error)
         raise
     finally:
         now = time.perf_counter()
+        if outcome == "cancelled" and stopping():
+            outcome, why = "broken", "the server ends"
         watch.end(outcome, now)
         if outcome != "ok":
             log.info("%s: %s after %s%s", asked.id, outcome, watch.told(now), f": {why}" if why else "")

@@ -5,9 +5,13 @@ https://platform.openai.com/docs/api-reference/audio/createSpeech
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any, Literal, TypeVar
 
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+log = logging.getLogger(__name__)
 
 MOST_CHARACTERS = 4096
 NO_JSON = "send JSON, and say so: Content-Type: application/json"
@@ -29,7 +33,19 @@ def _nullable(schema: dict[str, Any]) -> None:
         known["anyOf"] = [*(kind for kind in kinds if kind != {"type": "null"}), {"type": "null"}]
 
 
-class Speech(BaseModel):
+class Lenient(BaseModel):
+    """Clients that are generated send null for what nobody gave them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_given(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        known = cls.model_fields
+        return {k: v for k, v in body.items() if v is not None or k not in known or known[k].is_required()}
+
+
+class Speech(Lenient):
     """The body of POST /v1/audio/speech. What OpenAI's servers take and this one has no use for is accepted."""
 
     model_config = ConfigDict(extra="ignore", json_schema_extra=_nullable)
@@ -50,14 +66,6 @@ class Speech(BaseModel):
     variant: str = Field(
         default="", max_length=200, description="Of Vivace: the one variant that may speak (default: the chain)."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _not_given(cls, body: Any) -> Any:
-        """Clients that are generated send null for what nobody gave them."""
-        if not isinstance(body, dict):
-            return body
-        return {k: v for k, v in body.items() if v is not None or k not in cls.model_fields or k in ("model", "input")}
 
     @property
     def voice_id(self) -> str:
@@ -105,6 +113,13 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+def answer(error: ApiError) -> JSONResponse:
+    """The error as a client gets it, and a line of it in the log, but for what may hold of a text."""
+    told = "the text was refused" if error.param == "input" else " ".join(error.message.split())[:300]
+    log.info("answered %d: %s", error.status, told)
+    return JSONResponse(error.body(), error.status, error.headers)
 
 
 def parsed(model: type[Body], kind: str, body: bytes) -> Body:
