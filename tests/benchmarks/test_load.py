@@ -35,6 +35,8 @@ def test_a_client_sees_times_audio_and_refusals(
         beside = partial(load.in_turn, open_bundle(folder), TEXTS)
         sixteen = beside(lambda: found | {"clients": 16}, 3)
         single = load.added([load.overhead(open_bundle(folder), "one two.", 3) for _ in range(2)])
+    with serving(Settings({"voice": [folder]})) as served:  # five at once, however long they take
+        monkeypatch.setattr(load, "PORT", int(served.url.rpartition(":")[2]))
         figures = {
             "machine": {"cpu": "a CPU", "cores": 2}, "bundle": "0123456789abcdef", "name": "toy",
             "overhead": single, "loads": [sixteen],
