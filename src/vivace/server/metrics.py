@@ -16,7 +16,7 @@ class Metrics:
         by = ("model", "variant")
         self.requests = Counter("vivace_requests", "Requests, by how they ended.", ("model", "outcome"), registry=r)
         self.errors = Counter(
-            "vivace_http_errors", "Answers that are errors, of all addresses.", ("status",), registry=r
+            "vivace_http_errors", "Answers of /v1 and of listening tests that are errors.", ("status",), registry=r
         )
         self.first = Histogram("vivace_ttfa_seconds", "Arrival to first audio.", by, buckets=FAST, registry=r)
         self.whole = Histogram("vivace_request_seconds", "Arrival to last audio.", by, buckets=SLOW, registry=r)

@@ -122,7 +122,8 @@ async def _pieces(
     request: Request,
     stopping: Callable[[], bool],
 ) -> AsyncGenerator[Piece, None]:
-    """The audio of a request. Stops where the client has left, or the server is `stopping`; raises ApiError."""
+    """The audio of a request. Stops where the client has left (or was cut off: the server is `stopping`); raises
+    ApiError."""
     outcome, why, sounded = "cancelled", "", False
     try:
         async with contextlib.aclosing(spoken) as events:
