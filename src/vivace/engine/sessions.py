@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from vivace.core import registry
+from vivace.core import machine, registry
 from vivace.core.bundle import Bundle
 from vivace.core.stage import RuntimeOptions, Session, Stage
 
@@ -37,4 +37,5 @@ def open_sessions(
             if not loaded.exception():
                 opened.get(stage.name, loaded.result()).close()
         raise
+    machine.give_back()  # what loading took, before anything else is put between it
     return opened

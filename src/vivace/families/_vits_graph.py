@@ -16,6 +16,7 @@ TEXT, FLOW, DECODER = "text", "flow", "decoder"
 STAGES = (TEXT, FLOW, DECODER)
 DURATION_NOISE = "duration_noise"  # [batch, 2, phonemes]; absent where durations are deterministic
 PRIOR_NOISE = "prior_noise"  # [batch, channels, frames]
+CROP = "crop"  # [2]: of the frames that a cropped decoder reads, the first that its later layers get and the end
 MEAN, LOG_SCALE, MASK, SPEAKER, LATENT = "mean", "log_scale", "mask", "speaker", "latent"
 DURATION_CHANNELS = 2  # of the stochastic duration predictor's noise, in every VITS
 
@@ -243,6 +244,8 @@ def join(stages: dict[str, Any], metadata: dict[str, str]) -> Any:
             if i.name not in boundary | {DURATION_NOISE, PRIOR_NOISE}:
                 inputs.setdefault(i.name, i)
         nodes.extend(_noise_nodes(model, helper))
+        if any(i.name == CROP for i in model.graph.input):  # the whole is one window without context
+            constants[CROP] = helper.make_tensor(CROP, TensorProto.INT64, [2], [0, 2**31 - 1])
         renames: dict[str, str] = {}
         own = {i.name for i in model.graph.initializer}
         for constant in model.graph.initializer:

@@ -14,7 +14,7 @@ from vivace.core.errors import UsageError
 from vivace.core.speech import FIRST_CHUNK, Request, Row
 from vivace.core.stage import Array, Session, seeded
 from vivace.families import _vits_graph as vits
-from vivace.families._vits_windows import FLOW_WINDOW, WINDOW, Vocoder
+from vivace.families._vits_windows import FLOW_WINDOW, WINDOW, Vocoder, spent
 
 
 class Voice:
@@ -43,6 +43,7 @@ class Voice:
             defaults.get("flow_overlap"),  # bundles of before have none
             int(defaults.get("window", WINDOW)),
             multiple=int(defaults.get("frame_multiple", 1)),
+            cropped_overlap=defaults.get("cropped_overlap"),
         )
 
     def warm(self) -> None:
@@ -101,6 +102,11 @@ class Voice:
         stop, first = row.rendered + row.due, row.request.chunk_frames
         ahead = row.before + row.rendered + 4 * max(0, first - FIRST_CHUNK) if first else FLOW_WINDOW
         prior, latent = row.state["prior"], row.state["latent"]
+        latent = self._vocoder.grown(prior, latent, stop, ahead)
+        if latent.made == prior[vits.MEAN].shape[-1]:
+            prior = spent(prior)
+            row.frames = prior[vits.MEAN][0]
+        row.state = {"prior": prior, "latent": latent}
         samples, latent = self._vocoder.samples(prior, latent, row.rendered, stop, ahead)
         row.rendered, row.state = stop, {"prior": prior, "latent": latent}
         return Audio(samples, self._bundle.sample_rate)

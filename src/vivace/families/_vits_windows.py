@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from vivace.families import _vits_graph as vits
 WINDOW = 256  # frames that the decoder makes at once
 FLOW_WINDOW = 2048  # of the flow, which sees further and holds less
 FLOW_WARM = 768  # frames: longer runs of the flow are rare in streams
-STEP = 16  # the last window of a row is a multiple of this: few sizes, for runtimes that compile for each
+LATE = 6  # times the work of a decoder's early layers, which may see further than the rest
+SWITCH = 60  # frames of the early layers: what it costs to go on with another size
 
 
 @dataclass(frozen=True)
@@ -30,26 +32,25 @@ class Window:
     stop: int
 
 
-def windows(start: int, stop: int, total: int, overlap: int, size: int) -> Iterator[Window]:
-    """Windows that together make the frames `start` to `stop` of `total`, none reading more than `size` frames and
-    `overlap` on both sides. All but the last are equal; the last begins earlier rather than having an odd size."""
+def windows(start: int, stop: int, total: int, overlap: int, size: int, near: int | None = None) -> Iterator[Window]:
+    """Windows that together make the frames `start` to `stop` of `total`, with `overlap` frames on both sides, of which
+    later layers get `near` (default: all); these never more than `size` frames and twice that. All but the last are
+    equal for them."""
+    seen = overlap if near is None else near
     while start < stop:
-        left = max(0, start - overlap)
-        right = min(total, left + size + 2 * overlap)
-        ready = right if right == total else right - overlap
-        if ready >= stop:
-            right, ready = min(total, stop + overlap), stop
-            wanted = -(-(stop - start) // STEP) * STEP
-            left = max(0, right - size - 2 * overlap, min(start, stop - wanted) - overlap)
-        yield Window(left, right, start, ready)
+        last = max(0, start - seen) + size + 2 * seen
+        ready = min(stop, total if last >= total else last - seen)
+        yield Window(max(0, start - overlap), min(total, ready + overlap), start, ready)
         start = ready
 
 
 def padded(frames: int, multiple: int) -> int:
-    """The next size: every multiple up to eight, every second one up to sixteen, every fourth above. What is compiled
-    for a size stays in memory, and a sixteenth of padding is all that fewer cost."""
-    grain = next((multiple * k for k in (1, 2) if frames <= 8 * multiple * k), 4 * multiple) if multiple > 1 else 1
-    return -(-frames // grain) * grain
+    """The next size: every multiple from the second to the eighth, every second one up to sixteen, every fourth above.
+    What is compiled for a size stays in memory, and a sixteenth of padding is all that fewer cost."""
+    if multiple == 1:
+        return frames
+    grain = next((multiple * k for k in (1, 2) if frames <= 8 * multiple * k), 4 * multiple)
+    return max(2 * multiple, -(-frames // grain) * grain)
 
 
 def sizes(most: int, multiple: int) -> list[int]:
@@ -85,6 +86,12 @@ class Vocoder:
     window: int = WINDOW
     flow_window: int = FLOW_WINDOW
     multiple: int = 1
+    cropped_overlap: int | None = None
+
+    @property
+    def near(self) -> int:
+        """Frames of context that the later layers of the decoder get."""
+        return self.overlap if self.cropped_overlap is None else self.cropped_overlap
 
     def samples(
         self, prior: Mapping[str, Array], latent: Latent | None, start: int, stop: int, ahead: int
@@ -95,29 +102,59 @@ class Vocoder:
         runs further than it must, by up to `ahead` frames: the more at once, the less context is computed twice.
         """
         total = int(prior[vits.MEAN].shape[-1])
-        kept = latent or Latent(0, prior[vits.MEAN][0, :, :0])
+        kept = self.grown(prior, latent, min(total, stop + self.overlap), ahead)
         pieces = []
-        inner = stop - start - 2 * self.overlap  # the first and the last window have the edge's share more
-        size = self._size(inner) if inner > self.window else self.window
-        for window in windows(start, stop, total, self.overlap, size):
-            kept = self._grown(prior, kept, window.right, ahead)
+        size = self._size(start, stop, total)
+        for window in windows(start, stop, total, self.overlap, size, self.near):
             frames = kept.frames[None, :, window.left - kept.first : window.right - kept.first]
-            mask = np.ones((1, 1, frames.shape[-1]), np.float32)
-            feed = {**prior, vits.MASK: self._padded(mask), vits.LATENT: self._padded(frames)}
-            made = next(iter(self.decoder.run(feed).values())).reshape(-1)
-            pieces.append(made[(window.start - window.left) * self.hop : (window.stop - window.left) * self.hop])
-            needed = max(kept.first, window.stop - STEP - self.overlap)
+            pieces.append(self._decoded(prior, frames, window, total))
+            needed = max(kept.first, window.stop - self.overlap)
             kept = Latent(needed, kept.frames[:, needed - kept.first :])
         return np.concatenate(pieces), Latent(kept.first, kept.frames.copy())
 
-    def _size(self, frames: int) -> int:
-        """Of the equal windows for so many frames those that compute the least, with their context and padding."""
-        least = -(-frames // self.window)
-        equal = [-(-frames // count) for count in range(least, 2 * least + 1)]
-        return min(equal, key=lambda size: -(-frames // size) * padded(size + 2 * self.overlap, self.multiple))
+    def _decoded(self, prior: Mapping[str, Array], frames: Array, window: Window, total: int) -> Array:
+        """The samples of a window of the latent [1, channels, frames]."""
+        first, late, size = self._shape(window, total)
+        feed = {
+            **prior,
+            vits.MASK: _wide(np.ones((1, 1, frames.shape[-1]), np.float32), size),
+            vits.LATENT: _wide(frames, size),
+            vits.CROP: np.array([first - window.left, first - window.left + late], np.int64),
+        }
+        made = next(iter(self.decoder.run(feed).values())).reshape(-1)
+        return made[(window.start - first) * self.hop : (window.stop - first) * self.hop]
 
-    def _grown(self, prior: Mapping[str, Array], kept: Latent, needed: int, ahead: int) -> Latent:
-        """The latent with at least the frames up to `needed`."""
+    def _shape(self, window: Window, total: int) -> tuple[int, int, int]:
+        """The first frame that the later layers get, how many they get and how many the early ones read: as many more
+        in every padded window, so that there are no more sizes than of the later layers."""
+        first = max(0, window.start - self.near)
+        late = padded(min(total, window.stop + self.near) - first, self.multiple)
+        return first, late, self._early(late) if self.multiple > 1 else window.right - window.left
+
+    def _early(self, late: int) -> int:
+        return padded(late + 2 * (self.overlap - self.near), self.multiple)
+
+    def _size(self, start: int, stop: int, total: int) -> int:
+        """Of the window sizes up to the largest the one that computes the least, with its context and padding."""
+        inner = stop - start - 2 * self.near  # the first and the last window have the edge's share more
+        if inner <= self.window:
+            return self.window
+        least = -(-inner // self.window)
+        tried = {-(-inner // count) for count in range(least, 2 * least + 1)}
+        if self.multiple > 1:  # those that leave nothing to pad
+            tried |= {size - 2 * self.near for size in sizes(self.window + 2 * self.near, self.multiple)}
+
+        def work(size: int) -> int:
+            cut = windows(start, stop, total, self.overlap, size, self.near)
+            shapes = [self._shape(window, total)[1:] for window in cut]
+            switches = sum(one != other for one, other in pairwise(shapes)) if self.multiple > 1 else 0
+            return sum(LATE * late + early for late, early in shapes) + SWITCH * switches
+
+        return min((size for size in sorted(tried, reverse=True) if 0 < size <= self.window), key=work)
+
+    def grown(self, prior: Mapping[str, Array], latent: Latent | None, needed: int, ahead: int) -> Latent:
+        """The latent with at least the frames up to `needed`; see samples."""
+        kept = latent or Latent(0, prior[vits.MEAN][0, :, :0])
         if kept.made >= needed:
             return kept
         total = int(prior[vits.MEAN].shape[-1])
@@ -142,11 +179,31 @@ class Vocoder:
         if self.multiple == 1:
             return
         for size in sizes(FLOW_WARM, self.multiple):
-            feed = {n: np.resize(a, (*a.shape[:2], size)) if a.ndim == 3 else a for n, a in prior.items()}
-            latent = self.flow.run(feed)[vits.LATENT]
-            if size <= padded(self.window + 2 * self.overlap, self.multiple):
-                self.decoder.run({**feed, vits.MASK: np.ones((1, 1, size), np.float32), vits.LATENT: latent})
+            self.flow.run(_resized(prior, size))
+        for late in sizes(self.window + 2 * self.near, self.multiple):
+            size = self._early(late)
+            latent = np.zeros((1, prior[vits.MEAN].shape[1], size), np.float32)
+            crop = np.array([0, late], np.int64)
+            mask = np.ones((1, 1, size), np.float32)
+            self.decoder.run({**prior, vits.MASK: mask, vits.LATENT: latent, vits.CROP: crop})
 
     def _padded(self, array: Array) -> Array:
-        short = padded(array.shape[-1], self.multiple) - array.shape[-1]
-        return np.pad(array, ((0, 0), (0, 0), (0, short))) if short else np.ascontiguousarray(array)
+        return _wide(array, padded(array.shape[-1], self.multiple))
+
+
+def spent(prior: Mapping[str, Array]) -> dict[str, Array]:
+    """A prior of which the whole latent is made: what only the flow reads is zeros that take no memory."""
+    zero = np.zeros((), np.float32)
+    used = {n: np.broadcast_to(zero, prior[n].shape) for n in (vits.MEAN, vits.LOG_SCALE, vits.PRIOR_NOISE)}
+    return {**prior, **used}
+
+
+def _resized(feed: Mapping[str, Array], frames: int) -> dict[str, Array]:
+    """What runs in time, [batch, channels, frames], repeated or cut to so many frames."""
+    return {n: np.resize(a, (*a.shape[:2], frames)) if a.ndim == 3 else a for n, a in feed.items()}
+
+
+def _wide(array: Array, size: int) -> Array:
+    """`array` [batch, channels, frames] with zeros behind it, `size` frames in all."""
+    short = size - array.shape[-1]
+    return np.pad(array, ((0, 0), (0, 0), (0, short))) if short else np.ascontiguousarray(array)

@@ -29,6 +29,7 @@ SUMMARY = "Coqui TTS VITS voice: a folder with config.json and model_file.pth"
 VOICE = "voice.json"
 FRONT_END = "coqui"
 PADDED = (vits.DECODER, vits.LATENT, vits.MASK)  # as of a Piper voice
+CROPPED = (vits.DECODER, vits.LATENT, vits.CROP)  # as of a Piper voice
 MAKES = (files.CONFIG, files.MODEL)
 ALSO_EXPORTS = frozenset({"piper"})  # bundles of these families can be written so, too
 DEFAULTS = {"inference_noise_scale": 0.667, "length_scale": 1.0, "inference_noise_scale_dp": 1.0}

@@ -27,6 +27,7 @@ SUMMARY = "Piper VITS voice: NAME.onnx with NAME.onnx.json beside it, or a folde
 VOICE = "voice.json"
 ALSO_EXPORTS = frozenset({"coqui"})  # bundles of these families can be written so, too
 PADDED = (vits.DECODER, vits.LATENT, vits.MASK)  # the stage that pass few_shapes may give a mask: its signal, the mask
+CROPPED = (vits.DECODER, vits.LATENT, vits.CROP)  # the same stage for pass crop_context: its signal, what is left of it
 
 
 def recognise(path: Path) -> bool:

@@ -20,12 +20,21 @@ from vivace.core.errors import UsageError
 from vivace.core.settings import option
 from vivace.core.stage import Stage, TensorSpec
 from vivace.passes import _onnx
+from vivace.passes._frames import CROPPED, before, layers, weight_shape
 
 SUMMARY = "Exact: a vocoder takes padded windows, for runtimes that compile for every length"
 NEEDS: frozenset[str] = frozenset()
 VERSION = "1"
 MASKED = "few_shapes/"  # how the names of what is added begin
-PASSED = ("DequantizeLinear", "QuantizeLinear")  # between a convolution and the activation before it
+
+
+@dataclass(frozen=True, order=True)
+class Spot:
+    """What the mask of a tensor hangs on: samples for a frame, dimensions, whether context was left out before."""
+
+    rate: int
+    dims: int
+    cropped: bool
 
 
 @dataclass(frozen=True)
@@ -75,56 +84,27 @@ def rewrite(model: Any, signal: str, mask: str) -> str | None:
     from onnx import TensorProto, helper
 
     graph = _onnx.Graph(model)
-    rates = {signal: 1}
-    spots: dict[str, tuple[int, int]] = {}  # tensors to mask: samples for a frame, dimensions
-    for node in graph.nodes:
-        known = [rates[name] for name in node.input if name in rates]
-        if not known:
-            continue
-        rate = max(known)
-        if node.op_type in ("Conv", "ConvTranspose"):
-            weight = graph.constant(node.input[1])
-            source = graph.producer.get(node.input[1])
-            dims = weight.ndim if weight is not None else _dims(graph, source)
-            if not dims:
-                return f"has a convolution whose weight is computed ({_onnx.node_name(node)})"
-            spots[_before(graph, node.input[0])] = (rate, dims)
-            stride = next((list(a.ints)[-1] for a in node.attribute if a.name == "strides"), 1)
-            rate *= stride if node.op_type == "ConvTranspose" else 1
-        elif node.op_type == "Reshape":
-            continue
-        rates |= dict.fromkeys(node.output, rate)
+    spots: dict[str, Spot] = {}
+    cropped = _cropped(graph)
+    try:
+        for layer in layers(graph, signal)[1].values():
+            name, dims = before(graph, layer.node.input[0]), len(weight_shape(graph, layer.node))
+            spots[name] = Spot(layer.rate, dims, name in cropped)
+    except ValueError as error:
+        return str(error)
     if not spots:
         return "has no convolution"
-    nodes, constants = _masks(mask, sorted(set(spots.values())))
-    done = [_masked(name, *spots[name], mask) for name in spots if name == signal]
+    crop = graph.producer[f"{CROPPED}samples"].input[0] if cropped else ""
+    nodes, constants = _masks(mask, crop, sorted(set(spots.values())))
+    done = [_masked(name, spots[name], mask) for name in spots if name == signal]
     renamed = {name: f"{MASKED}{name}" for name in spots}
     for node in graph.nodes:
         node.input[:] = [renamed.get(name, name) if _reads(node) else name for name in node.input]
         done.append(node)
-        done += [_masked(name, *spots[name], mask) for name in node.output if name in spots]
+        done += [_masked(name, spots[name], mask) for name in node.output if name in spots]
     model.graph.input.append(helper.make_tensor_value_info(mask, TensorProto.FLOAT, [1, 1, "frames"]))
     _onnx.rewrite(model, [*nodes, *done], constants)
     return None
-
-
-def _dims(graph: _onnx.Graph, source: Any) -> int:
-    """Dimensions of a weight that is stored narrow: DequantizeLinear, Cast or Mul of a constant."""
-    while source is not None:
-        value = graph.constant(source.input[0])
-        if value is not None:
-            return int(value.ndim)
-        source = graph.producer.get(source.input[0])
-    return 0
-
-
-def _before(graph: _onnx.Graph, name: str) -> str:
-    """What to mask so that the convolution's input is masked: the input of its activation, which leaves zeros alone."""
-    node = graph.producer.get(name)
-    while node is not None and node.op_type in PASSED:
-        name = node.input[0]
-        node = graph.producer.get(name)
-    return str(node.input[0]) if node is not None and node.op_type == "LeakyRelu" else name
 
 
 def _reads(node: Any) -> bool:
@@ -132,28 +112,45 @@ def _reads(node: Any) -> bool:
     return node.op_type in ("Conv", "ConvTranspose", "LeakyRelu", "QuantizeLinear", "Unsqueeze", "Transpose")
 
 
-def _masked(name: str, rate: int, dims: int, mask: str) -> Any:
+def _cropped(graph: _onnx.Graph) -> set[str]:
+    """The tensors behind the place where pass crop_context left out context."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if (node.op_type == "Slice" and node.name.startswith(CROPPED)) or not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
+
+
+def _masked(name: str, spot: Spot, mask: str) -> Any:
     from onnx import helper
 
-    return helper.make_node("Mul", [name, _mask_name(mask, rate, dims)], [f"{MASKED}{name}"], name=f"{MASKED}{name}")
+    return helper.make_node("Mul", [name, _mask_name(mask, spot)], [f"{MASKED}{name}"], name=f"{MASKED}{name}")
 
 
-def _mask_name(mask: str, rate: int, dims: int) -> str:
-    return f"{MASKED}{mask}.{rate}.{dims}"
+def _mask_name(mask: str, spot: Spot) -> str:
+    return f"{MASKED}{mask}.{'cropped.' if spot.cropped else ''}{spot.rate}.{spot.dims}"
 
 
-def _masks(mask: str, wanted: list[tuple[int, int]]) -> tuple[list[Any], list[Any]]:
+def _masks(mask: str, crop: str, wanted: list[Spot]) -> tuple[list[Any], list[Any]]:
     """The mask [1, 1, samples], or [1, 1, 1, samples] for two-dimensional layers, at every rate."""
     from onnx import helper, numpy_helper
 
     nodes, constants = [], [numpy_helper.from_array(np.array([3], np.int64), f"{MASKED}last")]
     column = f"{MASKED}{mask}.column"
     nodes.append(helper.make_node("Unsqueeze", [mask, f"{MASKED}last"], [column], name=column))
-    for rate, dims in wanted:
-        name = _mask_name(mask, rate, dims)
-        ones = numpy_helper.from_array(np.ones((1, 1, 1, rate), np.float32), f"{name}.ones")
-        shape = numpy_helper.from_array(np.array([1] * (dims - 1) + [-1], np.int64), f"{name}.shape")
+    if crop:
+        numbers = {"first": [0], "second": [1], "frames": [2]}
+        constants += [numpy_helper.from_array(np.array(v, np.int64), f"{MASKED}{n}") for n, v in numbers.items()]
+        begin, end, less = (f"{MASKED}{mask}.{word}" for word in ("begin", "end", "cropped"))
+        nodes.append(helper.make_node("Gather", [crop, f"{MASKED}first"], [begin], name=begin))
+        nodes.append(helper.make_node("Gather", [crop, f"{MASKED}second"], [end], name=end))
+        nodes.append(helper.make_node("Slice", [column, begin, end, f"{MASKED}frames"], [less], name=less))
+    for spot in wanted:
+        name = _mask_name(mask, spot)
+        ones = numpy_helper.from_array(np.ones((1, 1, 1, spot.rate), np.float32), f"{name}.ones")
+        shape = numpy_helper.from_array(np.array([1] * (spot.dims - 1) + [-1], np.int64), f"{name}.shape")
         constants += [ones, shape]
-        nodes.append(helper.make_node("Mul", [column, ones.name], [f"{name}.wide"], name=f"{name}.wide"))
+        source = f"{MASKED}{mask}.cropped" if spot.cropped else column
+        nodes.append(helper.make_node("Mul", [source, ones.name], [f"{name}.wide"], name=f"{name}.wide"))
         nodes.append(helper.make_node("Reshape", [f"{name}.wide", shape.name], [name], name=name))
     return nodes, constants

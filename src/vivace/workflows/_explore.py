@@ -115,6 +115,7 @@ class Explorer:
                 continue
             self._before = (*self._before, entry(name, {}, self._kind))
         self._prober.keep(self._before, found[""])
+        self._cropped = self._can("crop_context")
         for layout, settings in LAYOUTS.items():
             self._say(f"building the {layout} layout")
             try:
@@ -123,6 +124,14 @@ class Explorer:
             except VivaceError:  # no convolution of this model can be written so
                 continue
         return found
+
+    def _can(self, name: str) -> bool:
+        """Whether a pass finds its work in this model."""
+        try:
+            with self._prober.built((*self._before, entry(name, {}, self._kind))):
+                return True
+        except VivaceError:
+            return False
 
     @property
     def _kind(self) -> str:
@@ -213,7 +222,7 @@ class Explorer:
                         int8[cost.part] = cost.method
                         left -= max(cost.loss, 0.0)
                 storage = STORAGE[0] if self._objective == "size" else ""
-                found.append(Choice(chosen, int8, storage, self._padded))
+                found.append(Choice(chosen, int8, storage, self._padded, self._cropped))
         return found
 
     def _compose(self) -> None:
@@ -268,7 +277,8 @@ class Explorer:
             chosen[name] = named[trial.suggest_categorical(f"way {name}", list(named))]
         int8 = {p: trial.suggest_categorical(f"int8 {p.stage} {p.name}", self._methods(p)) for p in self._open_parts()}
         storage = trial.suggest_categorical("storage", list(STORAGE)) if self._objective == "size" else ""
-        return Choice(chosen, {p: method for p, method in int8.items() if method != "float"}, storage, self._padded)
+        int8 = {part: method for part, method in int8.items() if method != "float"}
+        return Choice(chosen, int8, storage, self._padded, self._cropped)
 
     @property
     def _passed(self) -> float:

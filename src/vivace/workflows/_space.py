@@ -55,12 +55,14 @@ class Part:
 @dataclass(frozen=True)
 class Choice:
     """A way for each stage, the INT8 method of each part that is not float, and how weights are stored. `padded` names
-    the stage that can take padded input: other runtimes than ONNX Runtime compile for every length."""
+    the stage that can take padded input: other runtimes than ONNX Runtime compile for every length. `cropped`: it can
+    also leave out context, so that its windows may be small."""
 
     ways: Mapping[str, Way]
     int8: Mapping[Part, str] = field(default_factory=dict)
     storage: str = ""
     padded: str = ""
+    cropped: bool = False
 
     def entries(self, objective: str, before: tuple[Entry, ...] = ()) -> tuple[Entry, ...]:
         """The passes that make it after those `before`, in order: exact rewrites, INT8, storage, padding, place."""
@@ -79,6 +81,7 @@ class Choice:
         if self.storage:
             steps.append((self.storage, {}))
         if self.padded and self.ways[self.padded].runtime != NATIVE and not self.ways[self.padded].there:
+            steps += [("crop_context", {})] if self.cropped else []
             steps.append(("few_shapes", {}))
         moved = {name: (way.runtime, way.precision) for name, way in self.ways.items() if not way.there}
         for place in dict.fromkeys(moved.values()):
