@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -94,6 +95,27 @@ def test_without_the_package_nothing_is_offered_and_the_mend_is_named(
     assert runtime.precisions() == ()
     with pytest.raises(MissingDependency, match=r"pip install 'vivace\[openvino\]'"):
         said(runtime, toy, stage_of(toy), latent())
+
+
+CONVERTS = """
+import sys
+from vivace.runtimes import openvino as runtime
+runtime._core()
+assert "openvino.tools.ovc" not in sys.modules
+import numpy as np, onnx, openvino
+from onnx import TensorProto, helper
+ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy"]
+graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", ends[:1], ends[1:])
+onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), sys.argv[1])
+found = openvino.compile_model(openvino.convert_model(sys.argv[1]), "CPU")([np.ones(1, np.float32)])
+assert found[0].tolist() == [-1]
+"""
+
+
+def test_the_converter_is_loaded_for_those_alone_who_call_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CONVERTS, str(tmp_path / "neg.onnx")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
 
 
 def test_two_threads_at_once_say_what_one_says(toy: Bundle) -> None:
