@@ -102,7 +102,7 @@ class Vocoder:
         runs further than it must, by up to `ahead` frames: the more at once, the less context is computed twice.
         """
         total = int(prior[vits.MEAN].shape[-1])
-        kept = self.grown(prior, latent, min(total, stop + self.overlap), ahead)
+        kept = self.grown(prior, latent, stop, ahead)
         pieces = []
         size = self._size(start, stop, total)
         for window in windows(start, stop, total, self.overlap, size, self.near):
@@ -152,18 +152,19 @@ class Vocoder:
 
         return min((size for size in sorted(tried, reverse=True) if 0 < size <= self.window), key=work)
 
-    def grown(self, prior: Mapping[str, Array], latent: Latent | None, needed: int, ahead: int) -> Latent:
-        """The latent with at least the frames up to `needed`; see samples."""
+    def grown(self, prior: Mapping[str, Array], latent: Latent | None, stop: int, ahead: int) -> Latent:
+        """The latent with all that the samples of the frames up to `stop` need; see samples."""
         kept = latent or Latent(0, prior[vits.MEAN][0, :, :0])
+        total = int(prior[vits.MEAN].shape[-1])
+        needed = min(total, stop + self.overlap)
         if kept.made >= needed:
             return kept
-        total = int(prior[vits.MEAN].shape[-1])
-        overlap, size, stop = total, total, total
+        overlap, size, end = total, total, total
         if self.flow_overlap is not None:
             overlap, size = self.flow_overlap, self.flow_window
-            stop = min(total, max(needed, kept.made + min(ahead, size)))
+            end = min(total, max(needed, kept.made + min(ahead, size)))
         pieces = [kept.frames]
-        for window in windows(kept.made, stop, total, overlap, size):
+        for window in windows(kept.made, end, total, overlap, size):
             feed = {
                 name: self._padded(array[..., window.left : window.right])
                 if array.ndim == 3 and array.shape[-1] == total

@@ -180,7 +180,7 @@ def _imported() -> Any:
         del sys.modules[converter]
 
     def convert_model(*given: Any, **named: Any) -> Any:
-        return importlib.import_module(converter).convert_model(*given, **named)
+        return importlib.import_module("openvino.tools.ovc").convert_model(*given, **named)
 
     if not hasattr(openvino, "convert_model"):
         openvino.convert_model = convert_model  # type: ignore[attr-defined]

@@ -115,7 +115,7 @@ class Explorer:
                 continue
             self._before = (*self._before, entry(name, {}, self._kind))
         self._prober.keep(self._before, found[""])
-        self._cropped = self._can("crop_context")
+        self._cropped = bool(self._padded) and self._can("crop_context")
         for layout, settings in LAYOUTS.items():
             self._say(f"building the {layout} layout")
             try:
