@@ -69,7 +69,8 @@ def test_the_stages_see_few_lengths(voice: Bundle, tmp_path: Path) -> None:
     assert any(length % 16 for row in record(voice, TEXTS)["decoder"] for length in [row["latent"].shape[-1]])
 
 
-def test_streams_meet_no_size_that_was_not_warm(voice: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [[], ["crop_context"]])
+def test_streams_meet_no_size_that_was_not_warm(voice: Bundle, tmp_path: Path, before: list[str]) -> None:
     seen: dict[str, set[int]] = {"flow": set(), "decoder": set()}
 
     class Noting:
@@ -84,7 +85,9 @@ def test_streams_meet_no_size_that_was_not_warm(voice: Bundle, tmp_path: Path) -
         def close(self) -> None:
             self._session.close()
 
-    child = applied(voice, "few_shapes", tmp_path / "child")
+    child = voice
+    for name in [*before, "few_shapes"]:
+        child = applied(child, name, tmp_path / name)
     with Engine(child, wrap=Noting) as engine:
         engine.warm()
         warm = {name: set(found) for name, found in seen.items()}
