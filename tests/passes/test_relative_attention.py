@@ -96,6 +96,7 @@ def test_the_same_numbers_at_every_length() -> None:
     kinds = [node.op_type for node in model.graph.node]
     assert "Pad" not in kinds
     assert kinds.count("ScatterElements") == kinds.count("GatherElements") == 1
+    assert kinds.count("Range") == 1  # scores and weights have one shape, and so one set of positions
 
 
 def test_what_differs_is_not_written() -> None:

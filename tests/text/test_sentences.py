@@ -1,3 +1,4 @@
+import re
 import sys
 import unicodedata
 from typing import Any
@@ -43,6 +44,28 @@ def split(*args: Any, **more: Any) -> list[str]:
 
 def solid(text: str) -> str:
     return "".join(text.split())
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["a", "Etc", "don't", "I", "Mr", "well-made", "\u00e9t\u00e9", "p", "VIII", "No"]), min_size=1
+    ),
+    st.data(),
+)
+def test_what_is_plainly_one_sentence_is_one_for_pysbd_in_every_language(words: list[str], data: Any) -> None:
+    from pysbd.languages import LANGUAGE_CODES
+
+    marks = st.sampled_from(["", "", ","])
+    text = (
+        " ".join(word + data.draw(marks) for word in words[:-1]) + " " + words[-1] + data.draw(st.sampled_from(".!? "))
+    )
+    text = text.strip()
+    assert _sentences._ONE_SENTENCE.fullmatch(text)
+    for language in LANGUAGE_CODES:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_sentences, "_ONE_SENTENCE", re.compile("(?!)"))
+            assert _sentences._ends(text, language) == [len(text)], language
 
 
 @pytest.mark.parametrize(

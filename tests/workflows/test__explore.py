@@ -90,7 +90,7 @@ class World:
         seconds = sum(self.ways[s][FAST if s in there else EXACT] for s in self.ways)
         seconds -= sum(self.saves[p] for p in self._chosen(entries))
         loss, error, moved = self._loss(entries)
-        size = 10.0 - len(self._chosen(entries)) - 5 * any(e.name.startswith("weights") for e in entries)
+        size = 10.0 * 0.9 ** len(self._chosen(entries)) - 3 * any(e.name.startswith("weights") for e in entries)
         original = sum(next(iter(found.values())) for found in self.ways.values())
         return Found(seconds / original, loss, error, size, moved)
 
@@ -217,6 +217,16 @@ def test_the_best_uses_all_that_pays_and_fits(toy: Bundle) -> None:
     found = explored(world(toy))
     assert dict(best(found).ways) == {"text": EXACT, "frames": EXACT, "decoder": FAST}
     assert set(best(found).int8) == {EARLY, MIDDLE}
+
+
+def test_what_lies_beside_the_best_is_tried_at_once(toy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [Part("decoder", f"part {k}", (f"/{k}/*",), 0.1) for k in range(8)]
+    monkeypatch.setattr(_explore, "parts", lambda bundle, stage, most: many if stage.name == "decoder" else [])
+    costs = {part: {"minmax": 0.0079, "percentile": 0.0079} for part in many}  # all eight fit, seven are predicted
+    made = world(toy, int8=costs, saves=dict.fromkeys(many, 0.25))
+    tried = [choice.int8.keys() for choice, _ in explored(made, minutes=1.0).tried]
+    assert max(map(len, tried[:6])) == 7
+    assert set(many) in [set(parts) for parts in tried[6:10]]
 
 
 @pytest.mark.parametrize(("margin", "parts"), [(0.1, {EARLY, MIDDLE}), (0.02, {EARLY}), (0.0005, set())])

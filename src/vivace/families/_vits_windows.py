@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -53,9 +54,10 @@ def padded(frames: int, multiple: int) -> int:
     return max(2 * multiple, -(-frames // grain) * grain)
 
 
-def sizes(most: int, multiple: int) -> list[int]:
+@cache
+def sizes(most: int, multiple: int) -> tuple[int, ...]:
     """All of them, up to `most` frames."""
-    return sorted({padded(frames, multiple) for frames in range(1, most + 1)})
+    return tuple(sorted({padded(frames, multiple) for frames in range(1, most + 1)}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,5 +208,8 @@ def _resized(feed: Mapping[str, Array], frames: int) -> dict[str, Array]:
 
 def _wide(array: Array, size: int) -> Array:
     """`array` [batch, channels, frames] with zeros behind it, `size` frames in all."""
-    short = size - array.shape[-1]
-    return np.pad(array, ((0, 0), (0, 0), (0, short))) if short else np.ascontiguousarray(array)
+    if array.shape[-1] == size:
+        return np.ascontiguousarray(array)
+    wide = np.zeros((*array.shape[:-1], size), array.dtype)
+    wide[..., : array.shape[-1]] = array
+    return wide

@@ -21,10 +21,11 @@ from vivace.core.settings import option
 from vivace.core.stage import Array, Stage
 from vivace.passes import _onnx
 from vivace.passes._region import alive
+from vivace.passes._symbolic import Symbols
 
 SUMMARY = "Exact: attention with relative positions computes its window only; pays on long text"
 NEEDS = frozenset({"calibration"})
-VERSION = "1"
+VERSION = "2"
 OPSET = 16  # the first whose ScatterElements adds
 TOLERANCE = 1e-3  # largest difference of any output, as a share of its largest value
 ROWS = 6  # calibration texts that the two graphs are compared on
@@ -56,7 +57,7 @@ def apply(bundle: Bundle, out: Path, settings: Settings, context: Context) -> Bu
 
 def rewrite(model: Any) -> str | None:
     """Changes the ModelProto in place; returns None, or why nothing was changed."""
-    writer = _Writer(_onnx.Graph(model))
+    writer = _Writer(Symbols(model))
     for node in writer.graph.nodes:
         if not (writer.scores(node) or writer.values(node)):
             writer.nodes.append(node)
@@ -87,12 +88,13 @@ def prove(before: bytes, after: bytes, rows: Sequence[Any]) -> None:
 class _Writer:
     """Collects the nodes of the new graph, in order."""
 
-    def __init__(self, graph: _onnx.Graph) -> None:
-        self.graph = graph
+    def __init__(self, symbols: Symbols) -> None:
+        self.graph = symbols.graph
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.found = 0
-        self._windows: dict[tuple[str, int], tuple[str, str]] = {}
+        self._shapes = symbols.shapes
+        self._windows: dict[tuple[Any, int], tuple[str, str]] = {}
 
     def scores(self, node: Any) -> bool:
         """Add(query x key, sheared(query x window)): the window's products are added where they belong."""
@@ -154,9 +156,11 @@ class _Writer:
 
     def _positions(self, matrix: str, width: int, name: str) -> tuple[str, str]:
         """For a (batch, heads, T, T) matrix: the column of every place in the window of every row, as
-        (batch, heads, T, width), kept inside; and 1 where it was inside, else 0, as (T, width)."""
-        if (matrix, width) in self._windows:
-            return self._windows[matrix, width]
+        (batch, heads, T, width), kept inside; and 1 where it was inside, else 0, as (T, width). Matrices that are
+        proven to have the same shape, those of all layers as a rule, share them."""
+        same = self._shapes.get(matrix, matrix)
+        if (same, width) in self._windows:
+            return self._windows[same, width]
         node, constant = self._node, self._constant
         shape = node("Shape", [matrix], f"{name}/shape")
         length = node("Gather", [shape, constant(f"{name}/axis", np.int64(3))], f"{name}/length", axis=0)
@@ -184,7 +188,7 @@ class _Writer:
             "Concat", [leading, constant(f"{name}/width", np.array([width], np.int64))], f"{name}/whole", axis=0
         )
         index = node("Expand", [inside, whole], f"{name}/index")
-        self._windows[matrix, width] = index, mask
+        self._windows[same, width] = index, mask
         return index, mask
 
     def _node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:

@@ -19,6 +19,8 @@ _CLAUSE_END = re.compile(r"[,;:)\]\u2014\u2013\u060c\u061b](?=\s)|[\u3001\uff0c\
 _PLAIN_END = re.compile(r"[.!?][\"')\]]*\s+")
 # A full stop behind so long a word ends no abbreviation.
 _SURE_END = re.compile(r"[a-z]{7}[.!?] (?=[A-Z][a-z])")
+_WORD = "[A-Za-z\u00c0-\u00ff]+(?:['\u2019-][A-Za-z\u00c0-\u00ff]+)*"
+_ONE_SENTENCE = re.compile(f"(?:{_WORD},? )*{_WORD}[.!?]?")  # nothing at which pysbd could part it
 _FULL_STOPS = frozenset("\u3002\uff01\uff1f\uff61")  # the scripts that use these put no space after them
 
 
@@ -68,6 +70,8 @@ def _sentences(text: str, language: str, limit: int) -> Iterator[str]:
 
 def _ends(window: str, language: str) -> list[int]:
     """Where sentences end, the end of the window included."""
+    if _ONE_SENTENCE.fullmatch(window):
+        return [len(window)]
     try:
         import pysbd
         from pysbd.languages import LANGUAGE_CODES
