@@ -56,7 +56,7 @@ def test_padding_is_little_and_its_sizes_few(frames: int, multiple: int) -> None
 
 
 def test_the_sizes_of_a_real_voice() -> None:
-    assert sizes(768, 24) == [*range(48, 193, 24), *range(240, 385, 48), *range(480, 769, 96)]
+    assert sizes(768, 24) == (*range(48, 193, 24), *range(240, 385, 48), *range(480, 769, 96))
 
 
 def test_what_fits_is_one_window() -> None:
