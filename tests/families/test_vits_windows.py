@@ -107,6 +107,21 @@ def test_long_rows_are_cut_into_the_windows_that_compute_least(multiple: int, gi
     assert decoder.frames == given
 
 
+@given(start=st.integers(0, 500), frames=st.integers(1, 600), multiple=st.sampled_from([1, 24]))
+def test_a_chunk_fills_what_it_must_take(start: int, frames: int, multiple: int) -> None:
+    made = Vocoder(
+        Silent(vits.MEAN, 1), Silent(vits.LATENT, 1), 1, 12, 0, window=116, multiple=multiple, cropped_overlap=2
+    )
+    chunk = made.chunk(start, frames)
+    assert 0 < chunk < frames + 2 * max(multiple, 1)
+    if frames >= 116:
+        assert chunk % 116 == 0 and chunk > frames - 116
+    else:
+        late = min(start, 2) + chunk + 2
+        assert late == padded(late, multiple) or chunk == 116
+        assert multiple > 1 or chunk == frames
+
+
 IDS = [1, *range(4, 34), *range(4, 34), *range(4, 34), 2]
 HOP = piper_maker.HOP
 

@@ -38,11 +38,18 @@ def applied(bundle: Bundle, name: str, out: Path, **given: Any) -> Bundle:
     return module.apply(bundle, out, parse(module.Settings, given, name), context)
 
 
+@pytest.fixture
+def per_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if ONNX Runtime compiled for every length."""
+    monkeypatch.setattr(registry.load("runtimes", "onnxruntime"), "PER_SIZE", True, raising=False)
+
+
 def said(bundle: Bundle) -> list[np.ndarray]:
     with Engine(bundle, RuntimeOptions(threads=1)) as engine:
         return [speak(engine, Request("a", text, seed=3)).samples for text in TEXTS]
 
 
+@pytest.mark.usefixtures("per_size")
 @pytest.mark.parametrize("before", [[], ["graph_cleanup", "layout_conv2d"]])
 def test_padded_is_plain(voice: Bundle, tmp_path: Path, before: list[str]) -> None:
     for k, name in enumerate(before):
@@ -61,6 +68,7 @@ def test_behind_int8_it_still_is(voice: Bundle, tmp_path: Path) -> None:
         assert np.abs(plain - padded).max() < 1e-5
 
 
+@pytest.mark.usefixtures("per_size")
 def test_the_stages_see_few_lengths(voice: Bundle, tmp_path: Path) -> None:
     child = applied(voice, "few_shapes", tmp_path / "child", multiple=16)
     rows = record(child, TEXTS)
@@ -69,6 +77,14 @@ def test_the_stages_see_few_lengths(voice: Bundle, tmp_path: Path) -> None:
     assert any(length % 16 for row in record(voice, TEXTS)["decoder"] for length in [row["latent"].shape[-1]])
 
 
+def test_a_flow_is_padded_only_where_its_runtime_wants_that(voice: Bundle, tmp_path: Path) -> None:
+    child = applied(voice, "few_shapes", tmp_path / "child", multiple=16)
+    rows = record(child, TEXTS)
+    assert all(row["latent"].shape[-1] % 16 == 0 for row in rows["decoder"])
+    assert any(row["mean"].shape[-1] % 16 for row in rows["flow"])
+
+
+@pytest.mark.usefixtures("per_size")
 @pytest.mark.parametrize("before", [[], ["crop_context"]])
 def test_streams_meet_no_size_that_was_not_warm(voice: Bundle, tmp_path: Path, before: list[str]) -> None:
     seen: dict[str, set[int]] = {"flow": set(), "decoder": set()}

@@ -78,10 +78,10 @@ class World:
             found[key] = base - (saved if key == "int8" else 0.0)
         return found
 
-    def loss(self, child: Bundle) -> tuple[float, float, bool]:
+    def loss(self, child: Bundle, margin: float) -> tuple[float, float, bool]:
         return self._loss(child.defaults["entries"])
 
-    def found(self, entries: Sequence[Entry]) -> Found:
+    def found(self, entries: Sequence[Entry], margin: float) -> Found:
         self.now += self.step
         for one in entries:
             if one.name in self.broken:

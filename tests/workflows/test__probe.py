@@ -216,7 +216,7 @@ def test_ranges_are_calibrated_once_for_all_choices(
 def test_a_candidate_is_measured_against_the_original(toy: Bundle, tmp_path: Path, figures: list[str]) -> None:
     probing = prober(toy, tmp_path / "store", threads=(1, 2))
     probing.mean()
-    found = probing.found([FP16])
+    found = probing.found([FP16], 0.1)
     assert found.time == pytest.approx((0.25 * 0.5) ** 0.5)  # geometric mean over the thread counts
     assert found.loss == pytest.approx(0.09)
     assert found.error == pytest.approx(0.01 / 3**0.5)
@@ -239,23 +239,23 @@ def test_a_frame_here_and_there_moves_no_speech(
         return Clips(clips.texts, audio, clips.keys)
 
     monkeypatch.setattr(_probe, "spoken", longer)
-    assert prober(toy, threads=(1,)).found([FP16]).moved is moved
+    assert prober(toy, threads=(1,)).found([FP16], 0.1).moved is moved
 
 
 def test_what_was_measured_is_not_measured_again(toy: Bundle, tmp_path: Path, figures: list[str]) -> None:
-    found = [prober(toy, tmp_path / "store", threads=(1,)).found([FP16]) for _ in range(2)]
+    found = [prober(toy, tmp_path / "store", threads=(1,)).found([FP16], 0.1) for _ in range(2)]
     assert found[0] == found[1]
     assert isinstance(found[1], Found)
     assert figures.count("spoken ['weights_fp16']") == figures.count("measured at 1") == 1
-    prober(toy, tmp_path / "store", threads=(1,)).found([FP16, INT8])
-    prober(toy, tmp_path / "store", threads=(2,)).found([FP16])
+    prober(toy, tmp_path / "store", threads=(1,)).found([FP16, INT8], 0.1)
+    prober(toy, tmp_path / "store", threads=(2,)).found([FP16], 0.1)
     assert figures.count("measured at 1") == 2
     assert figures.count("measured at 2") == 1
 
 
 def test_a_clip_of_another_length_is_a_move(toy: Bundle, one: Prober, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = {"before": [100, 200, 300], "after": [100, 210, 300]}
-    order = iter([lengths["after"], lengths["before"], lengths["before"]])
+    order = iter([lengths["before"], lengths["after"], lengths["before"]])
 
     def spoken(bundle: Bundle, texts: Sequence[str], **_: Any) -> Clips:
         audio = tuple(Audio(np.zeros(n, np.float32), 8000) for n in next(order))
@@ -263,8 +263,34 @@ def test_a_clip_of_another_length_is_a_move(toy: Bundle, one: Prober, monkeypatc
 
     monkeypatch.setattr(_probe, "spoken", spoken)
     monkeypatch.setattr(_probe, "scored", lambda clips, metrics, store: {"predicted_mos": [3.0, 3.0, 3.0]})
-    assert one.loss(toy) == (0.0, 0.0, True)
-    assert one.loss(toy) == (0.0, 0.0, False)
+    assert one.loss(toy, 0.1) == (0.0, 0.0, True)
+    assert one.loss(toy, 0.1) == (0.0, 0.0, False)
+
+
+@pytest.mark.parametrize(
+    ("noisy", "shift", "times"),
+    [(0.0, 0.05, 1), (1.0, 0.0, _probe.SEEDS), (1.0, 9.0, 1)],
+    ids=["precise at once", "never precise", "hopeless at once"],
+)
+def test_sentences_are_spoken_again_while_that_can_decide(
+    toy: Bundle, one: Prober, monkeypatch: pytest.MonkeyPatch, noisy: float, shift: float, times: int
+) -> None:
+    seeds: list[int] = []
+
+    def spoken(bundle: Bundle, texts: Sequence[str], *, seed: int, **_: Any) -> Clips:
+        seeds.append(seed)
+        return Clips(("original",) if len(seeds) % 2 else ("child",), (Audio(np.zeros(8, np.float32), 8000),), ("k",))
+
+    def scores(clips: Clips, metrics: Sequence[str], **_: Any) -> dict[str, list[float]]:
+        child = np.array([-0.5, 0.5, 0.0]) * noisy - shift
+        return {"predicted_mos": list(3.0 + (child if clips.texts == ("child",) else 0 * child))}
+
+    monkeypatch.setattr(_probe, "spoken", spoken)
+    monkeypatch.setattr(_probe, "scored", scores)
+    loss, error, _ = one.loss(toy, 0.1)
+    assert loss == pytest.approx(shift)
+    assert error == pytest.approx(noisy * 0.5 / 3**0.5)
+    assert seeds == [_probe.SEED + k // 2 for k in range(2 * times)]
 
 
 def test_a_way_that_cannot_run_is_infinitely_slow(toy: Bundle, one: Prober) -> None:

@@ -32,6 +32,8 @@ class Voice:
     ) -> None:
         """`config`: what the front end of that name reads of the voice."""
         defaults = bundle.defaults
+        multiple = int(defaults.get("frame_multiple", 1))
+        runtime = registry.load("runtimes", bundle.stage(vits.FLOW).runtime)
         self._bundle = bundle
         self._text = sessions[vits.TEXT]
         self._front_end, self._config, self._default_speaker = front_end, config, default_speaker
@@ -42,7 +44,8 @@ class Voice:
             int(defaults["overlap"]),
             defaults.get("flow_overlap"),  # bundles of before have none
             int(defaults.get("window", WINDOW)),
-            multiple=int(defaults.get("frame_multiple", 1)),
+            multiple=multiple,
+            flow_multiple=multiple if getattr(runtime, "PER_SIZE", False) else 1,
             cropped_overlap=defaults.get("cropped_overlap"),
         )
 
@@ -86,7 +89,7 @@ class Voice:
         for k, row in enumerate(rows):
             prior = {name: _own(array, k, int(frames[k])) for name, array in made.items()}
             prior[vits.PRIOR_NOISE] = _normal(row, prior[vits.MEAN].shape[1:])[None]
-            row.frames = prior[vits.MEAN][0]
+            row.frames, row.fitted = prior[vits.MEAN][0], self._vocoder.chunk
             row.state = {"prior": {**prior, "scales": scales, "sid": speakers[k : k + 1]}, "latent": None}
             row.done = True
 

@@ -77,7 +77,8 @@ class Vocoder:
     """Prior in, samples out, window by window. `flow_overlap` None (not known): the flow runs in one piece.
 
     What the stages are given is padded to sizes that are multiples of `multiple` frames (see padded), and masked: for
-    runtimes that compile for every length. Above 1 the decoder must take a mask; a flow always does.
+    runtimes that compile for every length. Above 1 the decoder must take a mask; a flow always does. The flow has its
+    own multiple: it may run elsewhere.
     """
 
     flow: Session
@@ -88,12 +89,20 @@ class Vocoder:
     window: int = WINDOW
     flow_window: int = FLOW_WINDOW
     multiple: int = 1
+    flow_multiple: int = 1
     cropped_overlap: int | None = None
 
     @property
     def near(self) -> int:
         """Frames of context that the later layers of the decoder get."""
         return self.overlap if self.cropped_overlap is None else self.cropped_overlap
+
+    def chunk(self, start: int, frames: int) -> int:
+        """About so many frames from `start` on: as many as fill whole windows, or the one that they take."""
+        if frames >= self.window:
+            return frames - frames % self.window
+        seen = min(start, self.near) + self.near
+        return min(self.window, padded(frames + seen, self.multiple) - seen)
 
     def samples(
         self, prior: Mapping[str, Array], latent: Latent | None, start: int, stop: int, ahead: int
@@ -179,10 +188,10 @@ class Vocoder:
 
     def warm(self, prior: Mapping[str, Array]) -> None:
         """Runs both stages at every size that a stream may meet, on a prior of any length."""
+        for size in sizes(FLOW_WARM, self.flow_multiple) if self.flow_multiple > 1 else ():
+            self.flow.run(_resized(prior, size))
         if self.multiple == 1:
             return
-        for size in sizes(FLOW_WARM, self.multiple):
-            self.flow.run(_resized(prior, size))
         for late in sizes(self.window + 2 * self.near, self.multiple):
             size = self._early(late)
             latent = np.zeros((1, prior[vits.MEAN].shape[1], size), np.float32)
@@ -191,7 +200,7 @@ class Vocoder:
             self.decoder.run({**prior, vits.MASK: mask, vits.LATENT: latent, vits.CROP: crop})
 
     def _padded(self, array: Array) -> Array:
-        return _wide(array, padded(array.shape[-1], self.multiple))
+        return _wide(array, padded(array.shape[-1], self.flow_multiple))
 
 
 def spent(prior: Mapping[str, Array]) -> dict[str, Array]:

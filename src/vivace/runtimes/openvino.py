@@ -26,6 +26,7 @@ from vivace.runtimes import _prepared
 
 SUMMARY = "OpenVINO, x86 CPU, fp32 or bf16"
 FORMATS = ("onnx",)
+PER_SIZE = True  # compiles for every length that it meets
 
 
 def precisions() -> tuple[str, ...]:

@@ -189,7 +189,7 @@ class Explorer:
             try:
                 with self._prober.built(self._entries(Choice({**native, part.stage: way}, {part: method}))) as child:
                     if cost is None:  # the loss is the arithmetic's, hardly the runtime's: once is enough
-                        loss, error, moved = self._prober.loss(child)
+                        loss, error, moved = self._prober.loss(child, self._margin)
                         if moved:
                             return None
                         cost = PartCost(part, method, loss, error)
@@ -209,22 +209,28 @@ class Explorer:
         return choice.entries(self._kind, self._before)
 
     def predicted(self) -> list[Choice]:
-        """Where to begin: the best ways without INT8, then with the parts that bring most for what they cost."""
+        """Where to begin: the best ways without INT8, then with the parts that bring most for what they cost; likewise
+        the ways that are best where INT8 is."""
         e = self.explored
+        fastest = {name: _best(timed) for name, timed in e.seconds.items()}
+        native = Choice({name: _best(timed, NATIVE) for name, timed in e.seconds.items()})
+        with_int8 = {name: min(timed, key=self._full_seconds(native, name)) for name, timed in e.seconds.items()}
         found = []
-        sets = [{n: _best(s) for n, s in e.seconds.items()}, {n: _best(s, NATIVE) for n, s in e.seconds.items()}]
-        for chosen in sets:
+        for chosen in (fastest, with_int8, native.ways):
             for allowed in (0.0, 0.4, 0.8):
                 int8: dict[Part, str] = {}
                 left = allowed * PLANNED * self._margin
-                useful = [c for c in e.costs if c.won.get(str(chosen[c.part.stage]), 0.0) > 0]
-                for cost in sorted(useful, key=lambda c: max(c.loss, 0.001) / c.won[str(chosen[c.part.stage])]):
+                useful = [c for c in e.costs if _won(c, chosen[c.part.stage]) > 0]
+                for cost in sorted(useful, key=lambda c: max(c.loss, 0.001) / _won(c, chosen[c.part.stage])):
                     if cost.part not in int8 and max(cost.loss, 0.0) <= left:
                         int8[cost.part] = cost.method
                         left -= max(cost.loss, 0.0)
                 storage = STORAGE[0] if self._objective == "size" else ""
                 found.append(Choice(chosen, int8, storage, self._padded, self._cropped))
         return found
+
+    def _full_seconds(self, choice: Choice, name: str) -> Callable[[Way], float]:
+        return lambda way: self._seconds(self._full(choice, name, way))
 
     def _compose(self) -> None:
         optuna = self._optuna
@@ -251,31 +257,46 @@ class Explorer:
                 study.tell(trial, [found.time, found.loss, found.mb])
 
     def _beside_best(self, seen: Container[str]) -> Choice | None:
-        """Of all that differ from the best so far in one part or one stage, and were not tried, the one that should be
-        fastest; None if none should be faster and good enough."""
+        """Of all that differ from the best so far in one part or one stage (its way, its parts with it), and were not
+        tried, the one that should be fastest; None if none should be faster and good enough."""
         ranked = self.explored.ranked(self._objective)
         if not ranked:
             return None
         best, found = ranked[0]
-        beside = [
-            replace(best, ways={**best.ways, n: way}) for n, ways in self.explored.seconds.items() for way in ways
-        ]
+        places = [(name, way) for name, timed in self.explored.seconds.items() for way in timed]
+        beside = [replace(best, ways={**best.ways, name: way}) for name, way in places]
+        beside += [self._full(best, name, way) for name, way in places]
         for cost in self.explored.costs:
-            if cost.method in self._methods(cost.part) and found.loss + cost.loss <= PLANNED * self._margin:
-                wanted = {**best.int8, cost.part: cost.method}
-                beside.append(replace(best, int8={p: wanted[p] for p in self._open_parts() if p in wanted}))
-        useful = [(self._seconds(c), c) for c in beside if c.words() not in seen]
+            if cost.method in self._methods(cost.part):
+                beside.append(self._with(best, {**best.int8, cost.part: cost.method}))
+        allowed = PLANNED * self._margin - found.loss + self._loss(best)
+        useful = [(self._seconds(c), c) for c in beside if c.words() not in seen and self._loss(c) <= allowed]
         return min((u for u in useful if u[0] < self._seconds(best)), key=_predicted, default=(0.0, None))[1]
+
+    def _full(self, choice: Choice, name: str, way: Way) -> Choice:
+        """The choice with a stage in another way, and INT8 in all of its parts that gain by it there."""
+        wanted = {part: method for part, method in choice.int8.items() if part.stage != name}
+        for cost in sorted(self.explored.costs, key=_lost, reverse=True):  # of two methods the milder one stays
+            if cost.part.stage == name and cost.method in self._methods(cost.part) and _won(cost, way) > 0:
+                wanted[cost.part] = cost.method
+        return self._with(replace(choice, ways={**choice.ways, name: way}), wanted)
+
+    def _with(self, choice: Choice, int8: dict[Part, str]) -> Choice:
+        return replace(choice, int8={part: int8[part] for part in self._open_parts() if part in int8})
+
+    def _loss(self, choice: Choice) -> float:
+        """What the single measurements predict of INT8 in all parts together."""
+        return sum(max(c.loss, 0.0) for c in self.explored.costs if choice.int8.get(c.part) == c.method)
 
     def _seconds(self, choice: Choice) -> float:
         """What the single measurements predict for all stages together."""
         whole = sum(self.explored.seconds[name][way] for name, way in choice.ways.items())
         costs = [c for c in self.explored.costs if choice.int8.get(c.part) == c.method]
-        return whole - sum(c.won.get(str(choice.ways[c.part.stage]), 0.0) for c in costs)
+        return whole - sum(_won(c, choice.ways[c.part.stage]) for c in costs)
 
     def _evaluated(self, choice: Choice) -> Found | None:
         try:
-            found = self._prober.found(self._entries(choice))
+            found = self._prober.found(self._entries(choice), self._margin)
         except VivaceError:  # a combination that cannot be built or run here is none
             return None
         self.explored.tried.append((choice, found))
@@ -355,6 +376,16 @@ def _best(seconds: dict[Way, float], runtime: str = "") -> Way:
     """The fastest way, of that runtime if the stage can run there at all."""
     there = [way for way in seconds if way.runtime == runtime]
     return min(there or seconds, key=lambda way: seconds[way])
+
+
+def _won(cost: PartCost, way: Way) -> float:
+    """Seconds that INT8 brings in a stage that runs this way; of one that was not tried, those of its runtime."""
+    near = (seconds for tried, seconds in cost.won.items() if tried.split()[0] == way.runtime)
+    return cost.won.get(str(way), next(near, 0.0))
+
+
+def _lost(cost: PartCost) -> float:
+    return cost.loss
 
 
 def _predicted(pair: tuple[float, Choice | None]) -> float:
