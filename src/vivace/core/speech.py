@@ -112,7 +112,7 @@ class Row:
     rendered: int = 0
     held: int = 0
     state: dict[str, Any] = field(default_factory=dict)
-    fitted: Callable[[int, int], int] = lambda start, frames: frames
+    fitted: Callable[[int, int], int] = _as_asked
 
     @property
     def total_frames(self) -> int:
