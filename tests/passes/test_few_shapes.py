@@ -116,6 +116,16 @@ def test_streams_meet_no_size_that_was_not_warm(voice: Bundle, tmp_path: Path, b
     assert seen == warm
 
 
+def test_the_chunks_of_a_stream_fill_what_is_computed(voice: Bundle, tmp_path: Path) -> None:
+    child = applied(applied(voice, "crop_context", tmp_path / "cropped"), "few_shapes", tmp_path / "child")
+    near, hop = child.defaults["cropped_overlap"], child.defaults["hop"]
+    for bundle, frames in ((voice, 32), (child, 48 - near)):
+        with Engine(bundle, RuntimeOptions(threads=1)) as engine:
+            first = next(stream(engine, Request("a", max(TEXTS, key=len), seed=3, chunk_frames=32)))
+        assert first.audio
+        assert len(first.audio.samples) == frames * hop
+
+
 def test_the_export_is_a_standard_voice(voice: Bundle, tmp_path: Path) -> None:
     child = applied(voice, "few_shapes", tmp_path / "child")
     files = [piper.export(bundle, tmp_path / name)[0] for bundle, name in ((voice, "plain"), (child, "masked"))]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vivace.core.errors import MissingDependency
+from vivace.engine.runner import FIRST_WORDS
 from vivace.text import _sentences
 from vivace.text._clean import clean
 from vivace.text._sentences import BLOCK, LIMIT, blocks, paragraphs
@@ -62,6 +63,7 @@ def test_what_is_plainly_one_sentence_is_one_for_pysbd_in_every_language(words: 
     )
     text = text.strip()
     assert _sentences._ONE_SENTENCE.fullmatch(text)
+    assert not _sentences._ONE_SENTENCE.fullmatch(FIRST_WORDS)  # which are to load what sentences are parted by
     for language in LANGUAGE_CODES:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_sentences, "_ONE_SENTENCE", re.compile("(?!)"))

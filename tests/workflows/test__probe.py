@@ -269,7 +269,7 @@ def test_a_clip_of_another_length_is_a_move(toy: Bundle, one: Prober, monkeypatc
 
 @pytest.mark.parametrize(
     ("noisy", "shift", "times"),
-    [(0.0, 0.05, 1), (1.0, 0.0, _probe.SEEDS), (1.0, 9.0, 1)],
+    [(0.0, 0.05, 1), (1.0, 0.05, _probe.SEEDS), (1.0, 9.0, 1)],
     ids=["precise at once", "never precise", "hopeless at once"],
 )
 def test_sentences_are_spoken_again_while_that_can_decide(
@@ -282,13 +282,13 @@ def test_sentences_are_spoken_again_while_that_can_decide(
         return Clips(("original",) if len(seeds) % 2 else ("child",), (Audio(np.zeros(8, np.float32), 8000),), ("k",))
 
     def scores(clips: Clips, metrics: Sequence[str], **_: Any) -> dict[str, list[float]]:
-        child = np.array([-0.5, 0.5, 0.0]) * noisy - shift
+        child = np.array([-0.5, 0.5, 0.0]) * noisy - shift * len(seeds) / 2
         return {"predicted_mos": list(3.0 + (child if clips.texts == ("child",) else 0 * child))}
 
     monkeypatch.setattr(_probe, "spoken", spoken)
     monkeypatch.setattr(_probe, "scored", scores)
     loss, error, _ = one.loss(toy, 0.1)
-    assert loss == pytest.approx(shift)
+    assert loss == pytest.approx(shift * (times + 1) / 2)  # the mean of all noises, of which each loses more
     assert error == pytest.approx(noisy * 0.5 / 3**0.5)
     assert seeds == [_probe.SEED + k // 2 for k in range(2 * times)]
 

@@ -25,8 +25,8 @@ class Request:
     """One text to be spoken.
 
     `speed` above 1 is faster; None for a noise scale means the voice's own default.
-    `chunk_frames` 0 renders each sentence whole; above 0 it streams: a first chunk of that many frames, then larger
-    ones (see `next_chunk`). `whole`: nobody hears a chunk before all of them are there.
+    `chunk_frames` 0 renders each sentence whole; above 0 it streams: a first chunk of about that many frames, then
+    larger ones (see `next_chunk` and `Row.fitted`). `whole`: nobody hears a chunk before all of them are there.
     `max_seconds` bounds the audio of one request, whatever the model does.
     Raises UsageError for a value outside its range.
     """

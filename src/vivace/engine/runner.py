@@ -35,7 +35,7 @@ from vivace.engine.pool import Pool
 
 log = logging.getLogger(__name__)
 
-FIRST_WORDS = "This is a sentence to warm up with."
+FIRST_WORDS = "This is a sentence to warm up with; it takes the whole way."
 WARM_TEXT = (
     f"{FIRST_WORDS} And another one, which goes on for as long as sentences of prose do, with a "
     "clause here and another clause there, so that what a long text needs is known before the first one comes."

@@ -98,7 +98,10 @@ class Vocoder:
         return self.overlap if self.cropped_overlap is None else self.cropped_overlap
 
     def chunk(self, start: int, frames: int) -> int:
-        """About so many frames from `start` on: as many as fill whole windows, or the one that they take."""
+        """So many frames from `start` on; of a padded decoder, down to whole windows, or as many as the padding leaves
+        room for."""
+        if self.multiple == 1:
+            return frames
         if frames >= self.window:
             return frames - frames % self.window
         seen = min(start, self.near) + self.near

@@ -30,7 +30,7 @@ def split(text: str, language: str = "en", limit: int = LIMIT) -> Iterator[str]:
 
     A blank line ends a sentence, a single line end is a space. A longer sentence is cut at clause punctuation, else
     at whitespace, else anywhere but inside a combining sequence. `language` is a code such as "en" or "en-us"; one
-    that pysbd does not know gets the English rules. Raises MissingDependency if pysbd is not installed.
+    that pysbd does not know gets the English rules. Raises MissingDependency if pysbd is needed and missing.
     """
     for paragraph in paragraphs(text):
         for sentence in _sentences(paragraph, language, limit):

@@ -30,7 +30,7 @@ def tokens(text: str, voice: Mapping[str, Any]) -> Iterator[list[int]]:
 
     An utterance is what espeak-ng takes for a sentence, or a part of a very long one. `[[ ]]` holds raw phonemes.
     Raises TextError if nothing can be spoken, ModelError if the voice's settings do not serve, MissingDependency
-    if piper-tts, pysbd or num2words is not installed.
+    if piper-tts or num2words is not installed, or pysbd where a text may be several sentences.
     """
     reader = _reader(_key(voice))
     known = reader.config.phoneme_id_map

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -241,7 +241,8 @@ class Explorer:
         seen: dict[str, Found | None] = {}
         repeats = 0
         while repeats < REPEATS and (self._passed < TRIALS_SHARE or not seen):
-            if len(seen) % 2 and (beside := self._beside_best(seen)):
+            waiting = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
+            if not waiting and (len(seen) % 2 or repeats) and (beside := self._beside_best(seen)):
                 study.enqueue_trial(self._parameters(beside))
             trial = study.ask()
             choice = self._proposed(trial)
@@ -258,14 +259,15 @@ class Explorer:
 
     def _beside_best(self, seen: Container[str]) -> Choice | None:
         """Of all that differ from the best so far in one part or one stage (its way, its parts with it), and were not
-        tried, the one that should be fastest; None if none should be faster and good enough."""
+        tried, the one that should be fastest; None if none should be faster and good enough, or size is what counts."""
         ranked = self.explored.ranked(self._objective)
-        if not ranked:
+        if not ranked or self._objective == "size":
             return None
         best, found = ranked[0]
         places = [(name, way) for name, timed in self.explored.seconds.items() for way in timed]
         beside = [replace(best, ways={**best.ways, name: way}) for name, way in places]
         beside += [self._full(best, name, way) for name, way in places]
+        beside += [self._with(best, {p: m for p, m in best.int8.items() if p != part}) for part in best.int8]
         for cost in self.explored.costs:
             if cost.method in self._methods(cost.part):
                 beside.append(self._with(best, {**best.int8, cost.part: cost.method}))
@@ -281,7 +283,7 @@ class Explorer:
                 wanted[cost.part] = cost.method
         return self._with(replace(choice, ways={**choice.ways, name: way}), wanted)
 
-    def _with(self, choice: Choice, int8: dict[Part, str]) -> Choice:
+    def _with(self, choice: Choice, int8: Mapping[Part, str]) -> Choice:
         return replace(choice, int8={part: int8[part] for part in self._open_parts() if part in int8})
 
     def _loss(self, choice: Choice) -> float:

@@ -174,7 +174,7 @@ class Prober:
     def loss(self, child: Bundle, margin: float) -> tuple[float, float, bool]:
         """(predicted MOS lost, its standard error over the sentences, whether clips changed their length by more than
         MOVED). Sentences are spoken again with other noise as long as the error is large for the margin that may be
-        lost, and the loss may lie within it: what moves a frame changes how a sentence sounds, for better or worse."""
+        lost, and they may serve: what moves a frame changes how a sentence sounds, for better or worse."""
         lost, longer = [], []
         for seed in range(SEED, SEED + SEEDS):
             before, after = self._original(seed), spoken(child, self._texts, seed=seed, store=self._store)
@@ -183,9 +183,10 @@ class Prober:
             longer.append([len(b.samples) / len(a.samples) - 1 for a, b in pairs])
             each = np.mean(lost, axis=0)
             loss, error = float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each)))
-            if error <= PRECISE * margin or loss - 2 * error > margin:
+            moved = float(np.abs(longer).mean())
+            if error <= PRECISE * margin or loss - 2 * error > margin or moved > 2 * MOVED:
                 break
-        return loss, error, bool(np.abs(longer).mean() > MOVED)
+        return loss, error, moved > MOVED
 
     def _original(self, seed: int) -> Clips:
         if seed not in self._clips:
