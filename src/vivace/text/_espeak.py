@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 import threading
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -20,16 +23,17 @@ _DIGITS = re.compile(rf"[0-9]{{{_LONGEST_DIGITS}}}(?=[0-9])")
 # for the suffixes of one word ("s's's's").
 _LETTERS = re.compile(r"(?:[^\W\d_][\W_]+){12,}")
 _MOST_DOTS = 12
+_LAST_DOTS = re.compile(r"(?<![.,!?:;])\.\.$")  # espeak-ng 1.52 would begin the next text, whoever's, with "dot"
 _APOSTROPHES = re.compile(r"(?:[^\s'’]*['’]){8,}")
 SPOKEN = re.compile(r"[^\W_]|[^\w\s.!?,;:'\"()\[\]{}<>|«»“”‘’¿¡…—–-]")
 ESPEAK = threading.Lock()  # espeak-ng keeps one voice and one text for the whole process
 
 
 def breakable(sentence: str) -> str:
-    """The sentence with spaces in what espeak-ng would cut off or crash on."""
+    """The sentence with spaces in what espeak-ng would cut off or crash on, and no end that it speaks too late."""
     sentence = _LETTERS.sub(lambda m: m[0].replace(".", " ") if m[0].count(".") >= _MOST_DOTS else m[0], sentence)
     sentence = _APOSTROPHES.sub(lambda m: re.sub("['’]", " ", m[0]), sentence)
-    return _WORD.sub(_broken_word, _DIGITS.sub(r"\g<0> ", sentence))
+    return _LAST_DOTS.sub(".", _WORD.sub(_broken_word, _DIGITS.sub(r"\g<0> ", sentence)))
 
 
 def _broken_word(match: re.Match[str]) -> str:
@@ -65,4 +69,44 @@ def _phonemizer() -> Any:
         from piper.phonemize_espeak import EspeakPhonemizer
     except ImportError:
         raise MissingDependency("piper-tts", "piper") from None
+    keep_memory()
     return EspeakPhonemizer()
+
+
+@cache
+def keep_memory() -> None:
+    """Stops piper-tts losing 1.3 kB at each sentence: espeak-ng frees a voice that was set only when it synthesizes,
+    and piper-tts's binding of it (1.8) holds each tuple that it gives for ever. Both go for piper-tts itself too."""
+    from piper import espeakbridge
+
+    start, choose, read = espeakbridge.initialize, espeakbridge.set_voice, espeakbridge.get_phonemes
+    chosen: list[str] = []
+
+    def initialize(data: str) -> None:
+        chosen.clear()
+        start(data)
+
+    def set_voice(voice: str) -> None:
+        if chosen != [voice]:  # setting it again changes no phoneme
+            chosen.clear()
+            choose(voice)
+            chosen.append(voice)
+
+    def get_phonemes(text: str) -> list[tuple[str, str, bool]]:
+        return freed(read(text))
+
+    for function in (initialize, set_voice, get_phonemes):
+        setattr(espeakbridge, function.__name__, function)
+
+
+def freed(clauses: list[tuple[str, str, bool]]) -> list[tuple[str, str, bool]]:
+    """`clauses` without the reference more, if there is one, that whoever made the list has kept of each item."""
+    own = _references([(object(),)])[0]
+    for clause, references in zip(clauses, _references(clauses), strict=True):
+        if references == own + 1:
+            ctypes.pythonapi.Py_DecRef(ctypes.py_object(clause))
+    return clauses
+
+
+def _references(held: Sequence[object]) -> list[int]:
+    return [sys.getrefcount(item) for item in held]

@@ -13,7 +13,7 @@ from typing import Any
 
 from vivace.core.errors import MissingDependency, ModelError, TextError
 from vivace.text._clean import clean
-from vivace.text._espeak import ESPEAK, LONGEST_UTTERANCE, SPOKEN, breakable
+from vivace.text._espeak import ESPEAK, LONGEST_UTTERANCE, SPOKEN, breakable, keep_memory
 from vivace.text._normalize import normalize
 from vivace.text._sentences import blocks, cut, paragraphs, split
 
@@ -125,5 +125,6 @@ def _reader(settings: str) -> Any:
     except ImportError:
         raise MissingDependency("piper-tts", "piper") from None
     unused = {"num_symbols": 0, "num_speakers": 1, "audio": {"sample_rate": 0}}
+    keep_memory()
     config = PiperConfig.from_dict({**unused, **json.loads(settings)})
     return PiperVoice(session=None, config=config)
