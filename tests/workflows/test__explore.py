@@ -13,7 +13,7 @@ import pytest
 from vivace.core.bundle import Bundle
 from vivace.core.errors import MissingDependency, UsageError
 from vivace.core.stage import Stage
-from vivace.workflows import _explore
+from vivace.workflows import _explore, search
 from vivace.workflows._explore import PLANNED, Explored, Explorer, as_json
 from vivace.workflows._probe import Found, placed
 from vivace.workflows._space import NATIVE, Choice, Part, Way
@@ -379,6 +379,27 @@ def test_what_moves_or_loses_too_much_or_too_uncertainly_is_left_out() -> None:
     unsure = Found(0.1, PLANNED * MARGIN - 0.001, 0.01, 9.0, False)
     assert ranked(good, moved, lossy, unsure) == [good]
     assert ranked(moved) == []
+
+
+def judged(*figures: Found) -> list[str]:
+    """What goes to the gate, by number in place of a layout."""
+    tried = [(Choice({"decoder": Way("openvino", "bf16", str(k))}), one) for k, one in enumerate(figures)]
+    exact = Choice({"decoder": Way("openvino", "bf16", "exact")})
+    explored = Explored((), exact, MARGIN, tried=tried)
+    return [choice.ways["decoder"].layout for choice in search._candidates(explored, "latency")]
+
+
+def test_behind_the_best_come_those_that_lose_less_by_a_quarter_and_by_half_then_the_exact_one() -> None:
+    losses = {0.50: 0.04, 0.60: 0.035, 0.70: 0.03, 0.80: 0.025, 0.90: 0.02, 0.95: 0.0}
+    figures = [Found(time, loss, 0.0, 9.0, False) for time, loss in losses.items()]
+    assert judged(*figures) == ["0", "2", "4", "exact"]
+    assert judged(*reversed(figures)) == ["5", "3", "1", "exact"]
+
+
+def test_nothing_is_judged_twice() -> None:
+    assert judged(Found(0.5, 0.04, 0.0, 9.0, False), Found(0.6, 0.01, 0.0, 9.0, False)) == ["0", "1", "exact"]
+    assert judged(Found(0.5, -0.01, 0.0, 9.0, False), Found(0.6, 0.0, 0.0, 9.0, False)) == ["0", "1", "exact"]
+    assert judged() == ["exact"]
 
 
 # --- the report ---

@@ -28,7 +28,7 @@ from vivace.workflows.recipe import Recipe
 OBJECTIVES = ("latency", "throughput", "size")
 PROBE_TEXTS, SEARCH_CALIBRATION = 20, 16
 ATTRIBUTION_ROUNDS = 5
-CANDIDATES = 3
+SAFER = (0.75, 0.5)  # shares of the best one's loss that those behind it may have
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def search(
     task: Task | None = None,
     progress: Progress = lambda message, share: None,
 ) -> Result:
-    """Searches for at most `wanted.minutes`, then judges at most three candidates against the original.
+    """Searches for at most `wanted.minutes`, then judges at most four candidates against the original.
 
     Interrupted, it goes on where it was. Raises UsageError as `optimize` does, and MissingDependency without optuna.
     """
@@ -138,14 +138,13 @@ def _explore(run: Run, bundle: Bundle, wanted: Settings, tell: Progress) -> Expl
 
 
 def _candidates(explored: Explored, objective: str) -> list[Choice]:
-    """The best that was tried, one that costs at most half as much quality, and the exact one."""
+    """The best that was tried, the best of those that lose less by a quarter and by half, and the exact one."""
     ranked = explored.ranked(objective)
     found = [choice for choice, _ in ranked[:1]]
-    if ranked:
-        safer = [c for c, f in ranked[1:] if f.loss <= max(ranked[0][1].loss, 0.0) / 2]
-        found += safer[:1]
+    for share in SAFER:
+        found += [c for c, f in ranked[1:] if f.loss <= share * max(ranked[0][1].loss, 0.0)][:1]
     distinct = {choice.words(): choice for choice in (*found, explored.exact)}
-    return [c for c in distinct.values() if c.entries("speed", explored.before)][:CANDIDATES]
+    return [c for c in distinct.values() if c.entries("speed", explored.before)]
 
 
 def _attribution(run: Run, bundle: Bundle, recipe: Recipe, number: int) -> list[dict[str, Any]]:
