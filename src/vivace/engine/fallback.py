@@ -102,8 +102,9 @@ class Watch:
         self.sounds = self.sounds or bool(samples.max(initial=0) > QUIET)
         if not self.sounds and (self._seconds > self._silence or event.done):
             raise Faulty(f"silence: {self._seconds:.1f} s without a sound")
-        if event.audio.seconds > 0.1 and (samples >= 0.999).mean() > CLIPPED:
-            raise Faulty(f"clipping: {(samples >= 0.999).mean():.0%} of the samples are at full scale")
+        clipped = np.count_nonzero(samples >= 0.999) / max(1, len(samples))  # its mean would take six times as long
+        if event.audio.seconds > 0.1 and clipped > CLIPPED:
+            raise Faulty(f"clipping: {clipped:.0%} of the samples are at full scale")
         if self._seconds > self._most:
             raise Faulty(f"runaway: {self._seconds:.1f} s of audio, where {self._most:.1f} s are the most")
 

@@ -9,13 +9,13 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, cast
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from vivace.core.audio import Audio, join
 from vivace.core.errors import TextError, UsageError
@@ -128,7 +128,7 @@ async def _pieces(
     try:
         async with contextlib.aclosing(spoken) as events:
             async for variant, event in events:
-                if sounded and await request.is_disconnected():  # until then _unless_gone looks
+                if sounded and _left(request):  # until then _unless_gone looks
                     return
                 if event.audio is not None:
                     sounded = True
@@ -165,7 +165,7 @@ async def _unless_gone(pieces: AsyncGenerator[Piece, None], request: Request) ->
     first = asyncio.create_task(next_piece())
     try:
         while not (await asyncio.wait({first}, timeout=LOOK))[0]:
-            if await request.is_disconnected():
+            if _left(request):
                 return None
         if first.result() is None:
             raise ApiError(500, "the voice made no audio")
@@ -175,6 +175,19 @@ async def _unless_gone(pieces: AsyncGenerator[Piece, None], request: Request) ->
             first.cancel()
             await asyncio.wait({first})
         _seen(first)
+
+
+def _left(request: Request) -> bool:
+    """Whether the client has left. One step of what would wait for its next word: Starlette's own look cancels a scope
+    of anyio's, at each event, which was a tenth of the server's work."""
+    look = cast(Coroutine[Any, Any, Message], request.receive())
+    try:
+        look.send(None)
+    except StopIteration as said:
+        return bool(said.value["type"] == "http.disconnect")
+    finally:
+        look.close()
+    return False
 
 
 def _seen(task: asyncio.Task[Any]) -> None:
