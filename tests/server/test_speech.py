@@ -18,7 +18,10 @@ av = pytest.importorskip("av")
 httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
 
+from starlette.requests import Request  # noqa: E402
+
 from server.conftest import Served  # noqa: E402
+from vivace.server import speech  # noqa: E402
 
 FORMATS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
 TEXT = "One sentence of a toy. And here is another one."
@@ -188,3 +191,19 @@ def test_the_answer_says_who_spoke(served: Served) -> None:
     assert len(answer.headers["X-Request-Id"]) == 32
     engine, duration = answer.headers["Server-Timing"].split(";dur=")
     assert engine == "engine" and 0 < float(duration) < 1000 * (time.perf_counter() - begun)
+
+
+@pytest.mark.parametrize(("said", "left"), [("http.disconnect", True), ("http.request", False)])
+def test_a_look_whether_the_client_has_left_waits_for_nothing_and_leaves_nothing(said: str, left: bool) -> None:
+    async def looked() -> tuple[bool, int, bool]:
+        word: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+
+        async def receive() -> dict[str, str]:
+            return await word.get()
+
+        request = Request({"type": "http"}, receive)
+        before, waiting = speech._left(request), len(word._getters)  # type: ignore[attr-defined]
+        word.put_nowait({"type": said})
+        return before, waiting, speech._left(request)
+
+    assert asyncio.run(looked()) == (False, 0, left)
