@@ -39,9 +39,9 @@ def page(name: str, field: f.Field, found: Mapping[str, Any], facts: Mapping[str
         "- `sherpa-onnx`: its OfflineTts with phonemes by piper-tts, as its 2.0 wants them, and its metadata added to "
         "the original file.",
         *(f"- {note}" for note in notes),
-        "",
-        f"![latency, memory, throughput]({name}.png)",
     ]
+    if any(found.get(key) for key in ("latency", "memory", "throughput")):
+        lines += ["", f"![latency, memory, throughput]({name}.png)"]
     sections = {
         "latency": ("Latency", _latency),
         "varied": ("Latency of sentences spoken for the first time", _varied),
@@ -257,6 +257,8 @@ def plot(path: Path, field: f.Field, found: Mapping[str, Any]) -> None:
     groups = [[r for r in rows if r["threads"] == t] for t in field.groups] if rows else []
     below = [name for name in ("memory", "throughput") if found.get(name)]
     heights = [len(group) for group in groups] + ([max(len(found[name]) for name in below)] if below else [])
+    if not heights:  # first audio or load alone
+        return
     drawn = Figure(figsize=(13, 0.36 * sum(heights) + 1.1 * len(heights)), layout="constrained")
     FigureCanvasAgg(drawn)
     bands = drawn.subfigures(len(heights), 1, height_ratios=[h + 2 for h in heights], squeeze=False)[:, 0]

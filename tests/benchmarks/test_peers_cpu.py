@@ -453,3 +453,10 @@ def test_wrong_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_intervals_are_written_as_they_are() -> None:
     assert page.interval({"value": 1.234, "low": None, "high": None, "n": 1}, 1) == "1.2"
     assert page.ms({"value": 0.0123, "low": 0.012, "high": 0.0131, "n": 5}) == "12.3 [12.0, 13.1]"
+
+
+def test_first_audio_alone_makes_a_page_without_a_picture(tmp_path: Path) -> None:
+    field, found = figures.Field(ARMS, 2), {"created": "2026-11-23T00:00:00+00:00"}
+    page.plot(tmp_path / "peers_cpu.png", field, found)
+    text = page.page("peers_cpu", field, found, machine.describe(), [])
+    assert not list(tmp_path.iterdir()) and ".png" not in text
