@@ -1,6 +1,7 @@
 """The server for a long time: does it grow, does it err, does a listener wait? docs/measurements/soak.md.
 
     python benchmarks/soak.py BUNDLE --minutes 10         arrivals at random; 80% of what it carries
+    python benchmarks/soak.py BUNDLE --times 3            three times in a row, without a restart
     python benchmarks/soak.py BUNDLE --requests 2000      as fast as four clients can
 
 Let nothing else run beside it.
@@ -15,7 +16,6 @@ import statistics
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,34 +75,41 @@ def main() -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--requests", type=int, default=0, help="so many from 4 clients, instead of minutes")
+    parser.add_argument("--times", type=int, default=1, help="so often in a row, one server: does it go on growing?")
     args = parser.parse_args()
-    bundle, dice, sentences = open_bundle(args.bundle), random.Random(0), texts.evaluation()
-    many = sentences * 2
-    with load.server(args.bundle) as pid:
-        load.closed(many[:50], 4)
-        carried = load.closed(many, 16)
-        rate = SHARE * carried["speech_per_second"] / carried["seconds_each"]
-        count = args.requests or round(60 * args.minutes * rate)
-        said = [dice.choice(sentences) for _ in range(count)]
-        run = partial(load.closed, clients=4) if args.requests else partial(load.opened, per_second=rate)
-        rest = [at_rest(pid)]
-        scale = Scale(pid)
-        found = run(said)
-        scale.close()
-        rest.append(at_rest(pid))
-        again = load.closed(many, 16)
-        rest.append(at_rest(pid))
-    what = f"{count} requests, 4 clients" if args.requests else f"{args.minutes:g} minutes, {rate:.1f} a second"
+    bundle = open_bundle(args.bundle)
     figures = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8")) if PAGE.exists() else {}
-    figures[f"{what}, {time.strftime('%Y-%m-%d')}"] = found | {
-        "bundle": bundle.digest, "cpu": machine.describe()["cpu"],
-        "carried": [carried["speech_per_second"], again["speech_per_second"]],
-        "growth_mb": growth(scale.seen), "first_mb": scale.seen[0][1], "last_mb": scale.seen[-1][1], "rest_mb": rest,
-    }  # fmt: skip
+    with load.server(args.bundle) as pid:
+        load.closed(texts.evaluation()[:50], 4)
+        for turn in range(args.times):
+            what, found = soaked(pid, args.minutes, args.requests, seed=turn)
+            row = ", ".join([what, time.strftime("%Y-%m-%d"), *([f"turn {turn + 1}"] if args.times > 1 else [])])
+            figures[row] = found | {"bundle": bundle.digest, "cpu": machine.describe()["cpu"]}
+            print(f"{row}: {found['rest_mb']} MB at rest", file=sys.stderr)
     print(page(figures), file=sys.stderr)
     PAGE.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(figures), encoding="utf-8")
     return 0
+
+
+def soaked(pid: int, minutes: float, requests: int, seed: int) -> tuple[str, dict[str, Any]]:
+    """What was asked of the server, and what it made of it."""
+    sentences, dice = texts.evaluation(), random.Random(seed)
+    carried = load.closed(sentences * 2, 16)
+    rate = SHARE * carried["speech_per_second"] / carried["seconds_each"]
+    said = [dice.choice(sentences) for _ in range(requests or round(60 * minutes * rate))]
+    rest = [at_rest(pid)]
+    scale = Scale(pid)
+    found = load.closed(said, 4) if requests else load.opened(said, rate, seed)
+    scale.close()
+    rest.append(at_rest(pid))
+    again = load.closed(sentences * 2, 16)
+    rest.append(at_rest(pid))
+    what = f"{len(said)} requests, 4 clients" if requests else f"{minutes:g} minutes, {rate:.1f} a second"
+    return what, found | {
+        "carried": [carried["speech_per_second"], again["speech_per_second"]],
+        "growth_mb": growth(scale.seen), "first_mb": scale.seen[0][1], "last_mb": scale.seen[-1][1], "rest_mb": rest,
+    }  # fmt: skip
 
 
 def page(figures: dict[str, Any]) -> str:
@@ -114,7 +121,7 @@ def page(figures: dict[str, Any]) -> str:
         "says how far the machine drifted. Memory is that of the server and its processes. At rest: before, behind the "
         f"run, and behind 200 requests more by 16 clients, each {REST:.0f} s after the last answer: what it keeps. "
         "While it speaks: growth from the second tenth of the time to the last, with whatever was being spoken at the "
-        "moment.",
+        "moment. Turns follow each other in one server.",
         "",
         "| what | bundle | CPU | speech per second: asked for, carried before, after | answers | underruns "
         "| TTFA p50 / p95, ms | MB at rest | MB while it speaks, first to last, growth |",
