@@ -41,8 +41,10 @@ class Scale:
         self._thread.start()
 
     def _look(self) -> None:
-        while not self._stop.wait(EVERY):
+        stopped = False
+        while not stopped:
             self.seen.append((time.monotonic() - self._begun, sum(machine.resident(pid=p) for p in family(self._pid))))
+            stopped = self._stop.wait(EVERY)
 
     def close(self) -> None:
         self._stop.set()

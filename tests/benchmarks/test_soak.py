@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,3 +54,30 @@ def test_memory_is_read_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soak.time, "sleep", rested.append)
     monkeypatch.setattr(soak.machine, "resident", lambda pid: 50.0)
     assert soak.at_rest(os.getpid()) >= 50.0 and rested == [soak.REST]
+
+
+def test_turns_follow_each_other_in_one_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started, asked = [], []
+
+    @contextlib.contextmanager
+    def server(bundle: Path) -> Iterator[int]:
+        started.append(bundle)
+        yield os.getpid()
+
+    def answered(texts: Sequence[str], *_: object) -> dict[str, Any]:
+        asked.append(list(texts))
+        return load.summary([load.Said(200, 0.1, 1.0, 2.0, 0.0)] * len(texts), 2.0)
+
+    monkeypatch.setattr(soak, "PAGE", tmp_path / "soak.md")
+    monkeypatch.setattr(soak, "open_bundle", lambda path: SimpleNamespace(digest="0123456789abcdef"))
+    monkeypatch.setattr(soak, "at_rest", lambda pid: 50.0)
+    monkeypatch.setattr(load, "server", server)
+    monkeypatch.setattr(load, "closed", answered)
+    monkeypatch.setattr(sys, "argv", ["soak.py", "voice", "--requests", "3", "--times", "2"])
+    assert soak.main() == 0
+    assert len(started) == 1
+    first, second = (said for said in asked if len(said) == 3)
+    assert first != second
+    page = (tmp_path / "soak.md").read_text(encoding="utf-8")
+    assert [row.split(" | ")[4] for row in page.splitlines() if "turn" in row and row[0] == "|"] == ["3 x 200"] * 2
+    assert "turn 1 |" in page and "turn 2 |" in page
