@@ -28,6 +28,7 @@ from vivace.workflows.recipe import Recipe
 OBJECTIVES = ("latency", "throughput", "size")
 PROBE_TEXTS, SEARCH_CALIBRATION = 20, 16
 ATTRIBUTION_ROUNDS = 5
+CANDIDATES, STEPS = 2, 6  # judged, and passes of the one kept: what the progress bar reckons with
 SAFER = (0.75, 0.5)  # shares of the best one's loss that those behind it may have
 
 
@@ -71,7 +72,7 @@ def search(
     seconds = 60 * wanted.minutes
     run = _judge.prepare(
         out,
-        1,
+        CANDIDATES,
         settings,
         progress,
         metrics=metrics,
@@ -79,7 +80,7 @@ def search(
         calibration=calibration,
         latency=latency,
         store=store,
-        before=seconds,
+        before=seconds + 2.0 * ATTRIBUTION_ROUNDS * STEPS,
         task=task,
     )
     explored = _explore(run, bundle, wanted, run.plan.phase("search", seconds))
