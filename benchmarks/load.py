@@ -37,6 +37,7 @@ from vivace.workflows._stopwatch import interval
 
 PAGE = Path(__file__).parents[1] / "docs" / "measurements" / "load.md"
 RATE = 24_000  # of pcm
+CUT = 599  # as a status: the answer began well and was broken off
 PORT = 18_400
 LATE = 0.5  # seconds to the first audio of a short text behind long ones
 BEHIND = 50  # short texts
@@ -67,8 +68,14 @@ async def ask(text: str, seed: int = 0, silences: list[float] | None = None) -> 
         head = await reader.readuntil(b"\r\n\r\n")
         status = int(head.split()[1])
         size, first = 0, 0.0
-        while status == 200 and (length := int((await reader.readline()).strip() or b"0", 16)):
-            await reader.readexactly(length + 2)
+        while status == 200:
+            try:
+                if not (length := int(await reader.readuntil(b"\r\n"), 16)):
+                    break
+                await reader.readexactly(length + 2)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                status = CUT
+                break
             now = time.perf_counter() - begun
             first = first or now
             waited += max(0.0, now - first - waited - size / 2 / RATE)
@@ -123,6 +130,8 @@ def server(bundle: Path, *options: str) -> Iterator[int]:
                 except OSError:
                     pass
                 time.sleep(0.1)
+            else:
+                raise SystemExit("the server was not ready after a minute")
             yield process.pid
         finally:
             process.terminate()

@@ -10,6 +10,7 @@ Let nothing else run beside it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import statistics
@@ -55,7 +56,8 @@ def family(pid: int) -> list[int]:
     """The process and its children, which Linux lists."""
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += [int(child) for child in task.read_text(encoding="ascii").split()]
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            found += [int(child) for child in task.read_text(encoding="ascii").split()]
     return found
 
 
@@ -121,7 +123,8 @@ def page(figures: dict[str, Any]) -> str:
         "Made by `python benchmarks/soak.py`. Requests come at random times, at "
         f"{SHARE:.0%} of what 16 clients that never rest get out of the server just before; what they get just after "
         "says how far the machine drifted. Memory is that of the server and its processes. At rest: before, behind the "
-        f"run, and behind 200 requests more by 16 clients, each {REST:.0f} s after the last answer: what it keeps. "
+        f"run, and behind {2 * len(texts.evaluation())} requests more by 16 clients, each {REST:.0f} s after the last "
+        "answer: what it keeps. "
         "While it speaks: growth from the second tenth of the time to the last, with whatever was being spoken at the "
         "moment. Turns follow each other in one server.",
         "",

@@ -19,6 +19,21 @@ from vivace.server.service import Settings
 TEXTS = ["one two three."] * 6
 
 
+@pytest.mark.parametrize("body", [b"4\r\nabcd\r\n", b"8\r\nabcd", b""])
+def test_an_answer_that_breaks_off_is_no_good_one(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + body)
+        writer.close()
+
+    async def run() -> load.Said:
+        server = await asyncio.start_server(answer, "127.0.0.1")
+        monkeypatch.setattr(load, "PORT", server.sockets[0].getsockname()[1])
+        async with server:
+            return await load.ask("hello")
+
+    assert asyncio.run(run()).status == load.CUT
+
+
 def test_a_client_sees_times_audio_and_refusals(
     make_variant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

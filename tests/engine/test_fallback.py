@@ -103,6 +103,12 @@ def test_silence_that_ends_is_silence() -> None:
     assert [n for n, _ in spoken(chain(Fake(piece(np.zeros(800), done=True)), Fake(*GOOD)))] == ["v1", "v1"]
 
 
+def test_an_end_without_audio_is_silence() -> None:
+    end = Event("r", done=True, reason="stop")
+    assert [n for n, _ in spoken(chain(Fake(end), Fake(*GOOD)))] == ["v1", "v1"]
+    assert [n for n, _ in spoken(chain(Fake(piece(np.zeros(800)), end), Fake(*GOOD)))] == ["v1", "v1"]
+
+
 def test_after_audio_has_gone_out_nothing_is_said_twice() -> None:
     second = Fake(*GOOD)
     c = chain(Fake(piece(), NOTHING), second)
@@ -208,6 +214,20 @@ def test_a_trial_is_decided_by_its_first_sound() -> None:
         await events.aclose()
 
     asyncio.run(run())
+
+
+def test_a_replica_that_dies_in_a_trial_does_not_end_all_trials() -> None:
+    first = Fake(Died("its replica is gone"))  # others live: no failure of the variant
+    c = chain(first, Fake(*GOOD))
+    breaker = c.variants[0].breaker
+    breaker._clock = clock = Clock()
+    breaker.failed(at_once=True)
+    clock.now += REST
+    spoken(c)
+    assert breaker.state == "half-open"
+    first.script = GOOD
+    assert {name for name, _ in spoken(c)} == {"v0"}
+    assert breaker.state == "closed"
 
 
 def test_a_busy_variant_is_left_and_not_blamed() -> None:

@@ -291,6 +291,18 @@ def test_a_worker_that_dies_is_told(toy: Bundle, error: type[BaseException], mon
             pool.submit(Request("b", "hi"))
 
 
+def test_a_worker_that_dies_while_nothing_is_asked_is_told(toy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(self: Engine) -> None:
+        raise MemoryError("planted")
+
+    monkeypatch.setattr(Engine, "warm", die)
+    with Pool(toy, 1, warm=True) as pool:
+        for thread in pool._threads:
+            thread.join(PATIENCE)
+        with pytest.raises(VivaceError, match="has died"):
+            list(pool.events())
+
+
 def test_ctrl_c_while_waiting(toy: Bundle, meddle: Callable[..., Any]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     released = threading.Event()

@@ -143,6 +143,35 @@ def test_a_second_start_changes_nothing(make_toy: Callable[..., Bundle]) -> None
     run(make_toy().path, todo)
 
 
+def test_starts_leave_nothing_open(make_toy: Callable[..., Bundle], tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree((good := make_toy()).path, damaged)
+    (damaged / MANIFEST).write_text("{}", encoding="utf-8")
+
+    def known() -> int:
+        gc.collect()
+        registry = multiprocessing.util._finalizer_registry  # type: ignore[attr-defined]
+        return len(list(Path("/proc/self/fd").iterdir())) + len(registry)
+
+    async def todo() -> None:
+        broken, well = Runner(damaged, Plan(1, 1, 1)), Runner(good.path, Plan(1, 1, 1))
+        seen = []
+        for _ in range(3):
+            with pytest.raises(Died):
+                await broken.start()
+            assert not broken.megabytes  # the next start warms up still
+            await well.start()
+            os.kill(well.pid, signal.SIGKILL)
+            await asyncio.to_thread(well._process.join)
+            await well.start()
+            assert well.megabytes
+            await well.stop()
+            seen.append(known())
+        assert seen[1] == seen[2]
+
+    asyncio.run(todo())
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.1])
 def test_a_start_that_is_given_up_leaves_no_process(
     make_toy: Callable[..., Bundle], seconds: float, caplog: pytest.LogCaptureFixture

@@ -54,6 +54,15 @@ def test_without_a_bound_all_are_loaded() -> None:
     assert a.up and b.up and made.held == OWN + 2000
 
 
+def test_a_variant_that_comes_up_later_counts() -> None:
+    a = Chain(100, 0)
+    made = budget(1000, a=a)
+    asyncio.run(made.start())
+    assert made.held == OWN + 100
+    a.variants[1].runner.megabytes = 200.0  # it was started again
+    assert made.held == OWN + 300
+
+
 def test_what_does_not_fit_is_refused_with_the_numbers() -> None:
     with pytest.raises(UsageError, match=r"a does not fit: 250 MB \(v0 150, v1 100\) and 100 MB .* 300 MB; give"):
         asyncio.run(budget(300, a=Chain(150, 100)).start())

@@ -18,6 +18,7 @@ pytest.importorskip("pysbd")
 httpx = pytest.importorskip("httpx")
 
 from server.conftest import Served  # noqa: E402
+from vivace.server import live as module  # noqa: E402
 from vivace.server.live import LONGEST, Cutter  # noqa: E402
 from vivace.server.wire import ApiError  # noqa: E402
 
@@ -124,6 +125,27 @@ def test_a_variant_may_be_named_and_null_is_not_given(served: Served, caplog: py
 def test_what_comes_after_the_end_is_left_out(served: Served) -> None:
     told, audio = session(served, [START, *text("One two."), {"type": "end"}, *text("late"), {"type": "end"}])
     assert [m.get("text", m["type"]) for m in told] == ["started", "One two.", "done"] and audio
+
+
+def test_flushes_do_not_pile_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: Any, **__: Any) -> Any:
+        await asyncio.sleep(SECONDS)
+        yield
+
+    monkeypatch.setattr(served.service, "speak", never)
+    monkeypatch.setattr(module, "MOST_WAITING", 20)
+
+    async def run() -> str:
+        url = served.url.replace("http", "ws") + "/v1/audio/speech/live"
+        async with asyncio.timeout(SECONDS), websockets.connect(url) as socket:
+            with contextlib.suppress(websockets.ConnectionClosed):
+                for each in [START, *text("One two."), *[{"type": "flush"}] * 30]:
+                    await socket.send(json.dumps(each))
+                async for _ in socket:
+                    pass
+            return str(socket.close_reason)
+
+    assert "waiting to be spoken" in asyncio.run(run())
 
 
 def test_a_fault_is_told_while_the_client_waits(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,8 @@ def test_an_error_ends_what_was_begun(port: int) -> None:
     """Clients wait for the end of the audio."""
     events = asked(port, Synthesize("x" * 20_001), until=Error.is_type)
     assert "20,001 characters" in Error.from_event(events[-1]).text
+    events = asked(port, SynthesizeStart(), SynthesizeChunk("x" * 20_001), until=Error.is_type)
+    assert "20,001 characters" in Error.from_event(events[-1]).text
     pieces = [
         SynthesizeStart(SynthesizeVoice(name="toy")),
         SynthesizeChunk("One two. Three"),

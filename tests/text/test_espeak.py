@@ -85,6 +85,14 @@ def test_a_voice_is_set_once_until_another_one_or_a_new_start(monkeypatch: pytes
     assert fake.get_phonemes("a") == [("a", ".", True)]
 
 
+def test_a_piper_tts_that_nobody_has_looked_at_keeps_what_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = types.SimpleNamespace(initialize=print, set_voice=print, get_phonemes=print)
+    monkeypatch.setattr(piper, "espeakbridge", fake)
+    monkeypatch.setattr(_espeak, "version", lambda name: "9.0.0")
+    _espeak.keep_memory.__wrapped__()
+    assert fake.get_phonemes is print and fake.set_voice is not print
+
+
 def test_phonemes_are_those_of_piper_tts_as_it_comes() -> None:
     script = (
         "import json, sys; from piper.config import PiperConfig; from piper.voice import PiperVoice\n"

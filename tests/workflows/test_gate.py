@@ -130,7 +130,13 @@ def test_damage_changes_every_clip_and_is_the_same_each_time(name: str) -> None:
     assert set(first.keys).isdisjoint(clips.keys)
 
 
-@pytest.mark.parametrize("wrong", [{"texts": 1}, {"rounds": 2}, {"mos_margin": 1.0}, {"duration_margin": -0.1}])
+WRONG = [
+    {"texts": 1}, {"rounds": 2}, {"mos_margin": 1.0}, {"duration_margin": -0.1}, {"mos_margin": 0.0},
+    {"accuracy_points": 0.0}, {"wer_points": -1.0}, {"max_mb": -1.0}, {"min_speedup": -1.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_settings_that_prove_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         gate.Settings(**wrong)

@@ -96,6 +96,8 @@ class Watch:
 
     def see(self, event: Event) -> None:
         if event.audio is None:
+            if event.reason == "stop" and not self.sounds:
+                raise Faulty("silence: it ended without a sound")
             return
         samples: Samples = np.abs(event.audio.samples)
         self._seconds += event.audio.seconds
@@ -266,6 +268,8 @@ class Chain:
                     faults.append((variant, error))
                 else:
                     self._fail(variant, error, reason)
+                    if trial:  # a death is no failure while other replicas live
+                        variant.breaker.undecided()
                 if given:
                     raise Broken(f"{variant.name} failed while it spoke: {reason}") from error
             except BaseException:  # the text's fault, or the listener has left

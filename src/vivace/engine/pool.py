@@ -201,7 +201,7 @@ class Pool:
                 while not self._events and self._queued and not self._closed:
                     self._news.wait()
                 if not self._events:
-                    if self._queued:
+                    if self._queued or self._fault:
                         self._check()
                     return
                 event = self._events.popleft()

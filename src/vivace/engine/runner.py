@@ -81,6 +81,7 @@ class Runner:
         self._limit, self._start_seconds = limit, start_seconds
         self._heard: dict[str, asyncio.Queue[Event]] = {}
         self._process: Any = None
+        self._finalizer: Finalize | None = None
         self._line: asyncio.Transport | None = None
         self._stopping = False
         self._tidying: asyncio.TimerHandle | None = None
@@ -115,7 +116,9 @@ class Runner:
         most. Raises Died with the reason if it cannot. Nothing is done if it is running."""
         if self.alive:
             return
+        await self._forget()
         context = multiprocessing.get_context("spawn")
+        finalizer: Finalize | None = None
         try:
             mine, theirs = socket.socketpair()
             process = context.Process(
@@ -123,9 +126,11 @@ class Runner:
                 name=f"vivace {self.path.name}",
             )  # fmt: skip
             # It ignores SIGTERM, and interpreters that end wait for their children.
-            Finalize(None, _kill_started, args=(process,), exitpriority=10)
+            finalizer = Finalize(None, _kill_started, args=(process,), exitpriority=10)
             process.start()
         except OSError as error:
+            if finalizer:
+                finalizer.cancel()
             raise Died(f"{self.path.name} cannot be served: {error}") from None
         theirs.close()
         line: asyncio.Transport | None = None
@@ -138,16 +143,25 @@ class Runner:
             if problem:
                 raise Died(f"{self.path.name} cannot be served: {problem}")
         except BaseException:
-            _kill(process)
             if line is not None:
                 line.abort()
+            _end(process, finalizer)
             raise
-        self._process, self._line, self._stopping = process, line, False
+        self._process, self._finalizer, self._line, self._stopping = process, finalizer, line, False
+
+    async def _forget(self) -> None:
+        """The process that is gone: as long as anything knows it, its descriptors stay open."""
+        if self._process is not None and self._finalizer is not None:
+            self._gone(self._process)
+            process, self._process = self._process, None
+            await asyncio.to_thread(_end, process, self._finalizer)
 
     async def _first_words(self, process: Any, ear: _Ear) -> str:
         try:
             async with asyncio.timeout(self._start_seconds):
-                problem, self.megabytes = await ear.first
+                problem, megabytes = await ear.first
+            if not problem:  # else the next start is the first one still
+                self.megabytes = max(self.megabytes, megabytes)
             return problem
         except TimeoutError:
             return f"it was not ready after {self._start_seconds:g} s"
@@ -189,6 +203,7 @@ class Runner:
         self._gone(process)
         if line is not None:
             line.abort()
+        await self._forget()
 
     def _hand(self, event: Event) -> None:
         self.heard = time.monotonic()
@@ -264,9 +279,12 @@ def _kill_started(process: Any) -> None:
         process.kill()
 
 
-def _kill(process: Any) -> None:
+def _end(process: Any, finalizer: Finalize) -> None:
     process.kill()
     process.join(5)
+    if process.exitcode is not None:
+        finalizer.cancel()
+        process.close()
 
 
 def _work(line: socket.socket, path: Path, plan: Plan, limit: int, warm: bool) -> None:

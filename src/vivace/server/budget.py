@@ -20,15 +20,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _Place:
-    """`megabytes`: what its processes hold at most, as measured when they warmed up; 0 while that is not known."""
-
     name: str
     chain: Chain
-    megabytes: float = 0.0
     loaded: bool = False
     users: int = 0
     used: float = field(default_factory=time.monotonic)
     loading: asyncio.Task[None] | None = None
+
+    @property
+    def megabytes(self) -> float:
+        """What its processes hold at most, as measured when they warmed up; 0 while that is not known. A variant that
+        did not come up at first may come up later."""
+        return sum(variant.runner.megabytes for variant in self.chain.variants)
 
 
 class Budget:
@@ -103,7 +106,6 @@ class Budget:
     async def _load(self, place: _Place) -> None:
         await place.chain.start()
         place.loaded = True
-        place.megabytes = max(place.megabytes, sum(v.runner.megabytes for v in place.chain.variants))
 
     async def _make_room(self, need: float, keep: _Place | None) -> None:
         while self._megabytes and self.held + need > self._megabytes:

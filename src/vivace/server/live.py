@@ -177,6 +177,8 @@ class Reading:
                 raise ApiError(429, f"{waiting}; send less ahead of the audio")
             self._put(await asyncio.to_thread(self._cutter.feed, message.text))
         else:
+            if self._waiting.qsize() >= MOST_WAITING:  # flushes
+                raise ApiError(429, "too much is waiting to be spoken; send less ahead of the audio")
             self._put(self._cutter.rest())
             self._waiting.put_nowait(message)
             self._ended = message.type == "end"

@@ -147,6 +147,9 @@ async def _pieces(
     except Broken as error:
         outcome, why = "broken", str(error)
         raise
+    except Exception as error:
+        outcome, why = "broken" if sounded else "error", type(error).__name__  # what it says may hold the text
+        raise
     finally:
         now = time.perf_counter()
         if outcome == "cancelled" and stopping():

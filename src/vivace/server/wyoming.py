@@ -34,7 +34,7 @@ from vivace.server.wire import ApiError
 BY = Attribution("Vivace", "")
 WIDTH, CHANNELS = 2, 1
 MOST = 1 << 20  # bytes of a message
-MOST_CHARACTERS = 20_000  # of a text that comes whole
+MOST_CHARACTERS = 20_000  # of a text that comes whole, or of a piece
 log = logging.getLogger(__name__)
 
 
@@ -87,7 +87,8 @@ class Handler(AsyncEventHandler):
         elif SynthesizeStart.is_type(event.type):
             self._cutter, self._voice = Cutter(), SynthesizeStart.from_event(event).voice
         elif SynthesizeChunk.is_type(event.type) and self._cutter:
-            for sentence in self._cutter.feed(SynthesizeChunk.from_event(event).text):
+            piece = _bounded(SynthesizeChunk.from_event(event).text)
+            for sentence in await asyncio.to_thread(self._cutter.feed, piece):
                 await self._speak(sentence, self._voice)
         elif SynthesizeStop.is_type(event.type) and self._cutter:
             for sentence in self._cutter.rest():
@@ -97,9 +98,7 @@ class Handler(AsyncEventHandler):
             await self.write_event(SynthesizeStopped().event())
         elif Synthesize.is_type(event.type) and not self._cutter:
             asked = Synthesize.from_event(event)
-            if len(asked.text) > MOST_CHARACTERS:
-                raise ApiError(400, f"the text has {len(asked.text):,} characters; the limit is {MOST_CHARACTERS:,}")
-            await self._speak(asked.text, asked.voice)
+            await self._speak(_bounded(asked.text), asked.voice)
             await self._stop()
 
     async def _speak(self, text: str, voice: SynthesizeVoice | None) -> None:
@@ -124,6 +123,12 @@ class Handler(AsyncEventHandler):
             return next(iter(models.values())), ""
         model = self._service.model(voice.name)
         return model, model.voice(voice.speaker or "")
+
+
+def _bounded(text: str) -> str:
+    if len(text) > MOST_CHARACTERS:
+        raise ApiError(400, f"the text has {len(text):,} characters; the limit is {MOST_CHARACTERS:,}")
+    return text
 
 
 def _info(service: Service) -> Info:

@@ -9,6 +9,7 @@ import threading
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from vivace.core.errors import MissingDependency, ModelError
@@ -26,6 +27,7 @@ _MOST_DOTS = 12
 _LAST_DOTS = re.compile(r"(?<![.,!?:;])\.\.$")  # espeak-ng 1.52 would begin the next text, whoever's, with "dot"
 _APOSTROPHES = re.compile(r"(?:[^\s'’]*['’]){8,}")
 SPOKEN = re.compile(r"[^\W_]|[^\w\s.!?,;:'\"()\[\]{}<>|«»“”‘’¿¡…—–-]")
+LEAKS = "1.8."  # versions of piper-tts whose binding was seen to hold what it gives
 ESPEAK = threading.Lock()  # espeak-ng keeps one voice and one text for the whole process
 
 
@@ -76,7 +78,7 @@ def _phonemizer() -> Any:
 @cache
 def keep_memory() -> None:
     """Stops piper-tts losing 1.3 kB at each sentence: espeak-ng frees a voice that was set only when it synthesizes,
-    and piper-tts's binding of it (1.8) holds each tuple that it gives for ever. Both go for piper-tts itself too."""
+    and piper-tts's binding of it holds each tuple that it gives for ever. Both go for piper-tts itself too."""
     from piper import espeakbridge
 
     start, choose, read = espeakbridge.initialize, espeakbridge.set_voice, espeakbridge.get_phonemes
@@ -95,7 +97,8 @@ def keep_memory() -> None:
     def get_phonemes(text: str) -> list[tuple[str, str, bool]]:
         return freed(read(text))
 
-    for function in (initialize, set_voice, get_phonemes):
+    leaks = version("piper-tts").startswith(LEAKS)  # others may keep them for a reason
+    for function in (initialize, set_voice, *[get_phonemes] * leaks):
         setattr(espeakbridge, function.__name__, function)
 
 

@@ -125,6 +125,7 @@ def _reader(settings: str) -> Any:
     except ImportError:
         raise MissingDependency("piper-tts", "piper") from None
     unused = {"num_symbols": 0, "num_speakers": 1, "audio": {"sample_rate": 0}}
-    keep_memory()
+    with ESPEAK:
+        keep_memory()
     config = PiperConfig.from_dict({**unused, **json.loads(settings)})
     return PiperVoice(session=None, config=config)

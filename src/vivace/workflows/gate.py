@@ -49,6 +49,12 @@ class Settings:
         for name in ("mos_margin", "duration_margin", "harmed_share", "slower_margin"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; it is a share, from 0 to below 1")
+        for name in ("mos_margin", "accuracy_points"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"{flag(name)} is {getattr(self, name)}; that nothing at all is lost cannot be proven")
+        for name in ("wer_points", "min_speedup", "max_mb"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be 0 or more")
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; the gate needs at least {least}")
