@@ -91,7 +91,7 @@ def run(name: str, work: Path) -> None:
         work / name,
         search.Settings(arm.objective, arm.minutes),
         gate.Settings(mos_margin=arm.margin),
-        store=Store(work / "store"),
+        store=Store(work / f"{name}.store"),  # its own: what another arm has measured would be minutes more
         command=f"vivace optimize sample -o {name} --search --objective {arm.objective} --minutes {arm.minutes:g} "
         f"--mos-margin {arm.margin:g}",
         progress=_tell,
@@ -107,7 +107,7 @@ def page(reports: dict[str, Report]) -> str:
     lines = [
         "# Searches on a real voice",
         "",
-        f"`en_US-joe-medium` (Piper, 63 MB), {first.created[:10]}. {m['cpu']} ({', '.join(m['flags'])}), {m['cores']} "
+        f"`en_US-joe-medium` (Piper, 63 MB). {m['cpu']} ({', '.join(m['flags'])}), {m['cores']} "
         f"cores, {m['memory_gb']} GB, Python {m['python']}, {packages}.",
         "",
         "The verdict: 1 thread, 15 interleaved rounds, 100 sentences that the search never saw; times are against the "
@@ -115,7 +115,8 @@ def page(reports: dict[str, Report]) -> str:
         "[search.json](search.json).",
     ]
     for name, report in reports.items():
-        lines += ["", f"## {name}", "", f"{ARMS[name].words.capitalize()}. {report.details['verdict']}", ""]
+        words = ARMS[name].words[:1].upper() + ARMS[name].words[1:]
+        lines += ["", f"## {name}", "", f"{words} ({report.created[:10]}). {report.details['verdict']}", ""]
         lines += [*verdicts(report), "", *tried(report), "", *attribution(report)]
     return "\n".join(lines).rstrip() + "\n"
 

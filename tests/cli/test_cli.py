@@ -8,6 +8,7 @@ import sys
 import threading
 import wave
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,29 @@ def test_export_says_that_nothing_was_kept(
     open_bundle(voice).derive(tmp_path / "result", step, judged)
     assert cli.main(["export", str(tmp_path / "result"), "-o", str(tmp_path / "out")]) == EXIT_OK
     assert ("no pass was kept in" in capsys.readouterr().err) != kept
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_export_says_what_was_not_proven(
+    voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], runtime: str
+) -> None:
+    def judged(folder: Path) -> None:
+        (folder / EVIDENCE).mkdir()
+        (folder / EVIDENCE / "report.json").write_text("{}", encoding="utf-8")
+
+    bundle = open_bundle(voice)
+    stages = tuple(replace(s, runtime=runtime if s.name == "decoder" else s.runtime) for s in bundle.stages)
+    bundle.derive(tmp_path / "result", Step("place", "1", {}), judged, stages=stages)
+    assert cli.main(["export", str(tmp_path / "result"), "-o", str(tmp_path / "out")]) == EXIT_OK
+    told = capsys.readouterr().err
+    assert ("judged with its decoder in openvino; other tools" in told) == (runtime == "openvino")
+
+
+def test_one_text_proves_nothing(voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.txt").write_text("one two three.\n", encoding="utf-8")
+    words = ["optimize", str(voice), "-o", str(tmp_path / "o"), "--recipe", "usual", "-q"]
+    assert cli.main([*words, "--evaluation", str(tmp_path / "one.txt")]) == EXIT_USAGE
+    assert "there is 1 evaluation text; the gate needs at least 2" in capsys.readouterr().err
 
 
 def test_optimize_and_report(voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,9 @@ becomes a folder with config.json and model_file.pth. With --to, a voice of one 
   vivace export small -o voices                 voices/NAME.onnx and its companions
   vivace export small -o voices/small.onnx
   vivace export joe -o joe-coqui --to coqui     a Piper voice for coqui-tts
+
+What was proven of a bundle holds for the file where all stages run in ONNX Runtime, as after --recipe small or --search
+--objective size; else it says so.
 """
 
 
@@ -27,12 +30,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from vivace.workflows.export import export
+    from vivace.workflows.export import export, unproven
 
     bundle = find_bundle(args.model)
     files = export(bundle, args.out, to=args.to, overwrite=args.force)
     if bundle.evidence and not bundle.history:
         print(f"note: no pass was kept in {bundle.name}: what is written is the original", file=sys.stderr)
+    elif why := unproven(bundle):
+        print(
+            f"note: {why}; other tools run it otherwise, so that neither speed nor voice is proven for these files. "
+            "For a file that is: optimize --recipe small, or --search --objective size",
+            file=sys.stderr,
+        )
     if args.json:
         print_json({"files": files})
     else:

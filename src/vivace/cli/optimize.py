@@ -79,7 +79,10 @@ def run(args: argparse.Namespace) -> int:
     task = _task.of(bundle, args.evaluation, args.calibration, args.training)
     kept = work_folder(args.out)
     if kept.is_dir() and not args.quiet:
-        print(f"vivace: goes on where an earlier run stopped (to begin anew, delete {kept})", file=sys.stderr)
+        print(
+            f"vivace: goes on where an earlier run stopped, with what fits of it (to begin anew, delete {kept})",
+            file=sys.stderr,
+        )
     with progress(args) as tell:
         result = work(
             bundle,

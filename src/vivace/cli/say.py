@@ -23,6 +23,8 @@ HELP = """Speaks a text.
   echo "Hello there." | vivace say voice - -o - | aplay   a WAV with its true length on standard output
   vivace say voice --file book.txt --raw | aplay -r 22050 -f S16_LE   raw PCM, as it is made
   vivace say voice "Hello there." --play               to the speaker
+
+The RTF that it tells is a first run's, with all that is prepared once: `vivace benchmark` measures warm ones.
 """
 AHEAD = 8  # chunks that are made before they are played
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
@@ -91,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"seconds": seconds, "took": took, "rtf": took / seconds, "file": args.out})
     elif not args.quiet:
-        told = f"{seconds:.2f} s of speech in {took:.2f} s (RTF {took / seconds:.3f})"
+        told = f"{seconds:.2f} s of speech in {took:.2f} s (RTF {took / seconds:.3f}, cold)"
         print(f"{args.out}: {told}" if args.out not in (None, "-") else told, file=sys.stderr)
     return EXIT_OK
 

@@ -131,13 +131,13 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     except FileNotFoundError:
         raise BundleError(f"{path} is no bundle (it has no {MANIFEST}); make one with: vivace import MODEL") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path / MANIFEST} cannot be read ({error}); import the model again") from None
+        raise BundleError(f"{path / MANIFEST} cannot be read ({error}); copy or make the model again") from None
     try:
         if data["schema"] != SCHEMA:
             raise BundleError(f"{path} has schema {data['schema']}, this Vivace reads {SCHEMA}: update Vivace")
         bundle = _from_json(path, data)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BundleError(f"{path / MANIFEST} is damaged ({error!r}); import the model again") from None
+        raise BundleError(f"{path / MANIFEST} is damaged ({error!r}); copy or make the model again") from None
     _check_names(bundle)
     if verify:
         try:
@@ -225,11 +225,13 @@ def _check_files(bundle: Bundle) -> None:
     for name, sha in {**bundle.files, **bundle.evidence}.items():
         file = bundle.file(name)
         if not file.is_file():
-            raise BundleError(f"{bundle.path} lacks its file {name!r}; copy it again or import the model again")
+            raise BundleError(f"{bundle.path} lacks its file {name!r}; copy or make the model again")
         if _sha256(file) != sha:
-            raise BundleError(f"{file} was changed (its SHA-256 differs from the manifest's); import the model again")
+            raise BundleError(
+                f"{file} was changed (its SHA-256 differs from the manifest's); copy or make the model again"
+            )
     if _digest(bundle) != bundle.digest:
-        raise BundleError(f"{bundle.path / MANIFEST} was changed (its digest differs); import the model again")
+        raise BundleError(f"{bundle.path / MANIFEST} was changed (its digest differs); copy or make the model again")
 
 
 def _sha256(path: Path) -> str:

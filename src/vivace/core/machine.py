@@ -142,6 +142,11 @@ def describe() -> dict[str, Any]:
     }
 
 
+def timing_key() -> str:
+    """What a timing depends on beside the model: one that was kept holds only where this is the same."""
+    return " ".join(str(describe()[name]) for name in ("cpu", "flags", "cores", "python", "packages"))
+
+
 def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")

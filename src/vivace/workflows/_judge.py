@@ -124,6 +124,8 @@ def prepare(
     both calibration and evaluation, and for an unknown metric."""
     asked: Task = task or Speech(evaluation, calibration, latency or texts.latency())
     sentences, calibration_texts = asked.items(settings.texts), asked.calibration_items()
+    if len(sentences) < gate.LEAST["texts"]:
+        raise UsageError(f"there is {len(sentences)} evaluation text; the gate needs at least {gate.LEAST['texts']}")
     if set(sentences) & set(calibration_texts):
         raise UsageError("a text is both for calibration and for evaluation; quality must be judged on unseen text")
     names = asked.metrics(metrics)
@@ -254,7 +256,8 @@ def memory(run: Run, bundle: Bundle) -> float:
     def compute() -> float:
         return run.task.memory(bundle, run.settings.threads)
 
-    return float(run.store.json(f"memory {bundle.digest} {run.settings.threads} {run.latency}", compute))
+    key = f"memory {bundle.digest} {run.settings.threads} {run.latency} {machine.timing_key()}"
+    return float(run.store.json(key, compute))
 
 
 def timed(run: Run, arms: dict[str, Bundle], name: str, needed: float = 0.0) -> Timings:
@@ -262,7 +265,7 @@ def timed(run: Run, arms: dict[str, Bundle], name: str, needed: float = 0.0) -> 
     twice as many follow, once."""
     tell = run.plan.phase(name, ROUND_COST * run.settings.rounds * len(arms))
     key = f"timing {[b.digest for b in arms.values()]} {run.settings.rounds} {run.settings.threads} {run.latency}"
-    key += f" {needed}"
+    key += f" {needed} {machine.timing_key()}"
     unique: dict[str, str] = {}  # digest -> arm: a parent that is the original is not timed twice
     for arm, bundle in arms.items():
         unique.setdefault(bundle.digest, arm)

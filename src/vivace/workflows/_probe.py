@@ -21,7 +21,7 @@ from vivace.core import registry
 from vivace.core.bundle import Bundle
 from vivace.core.contracts import Context
 from vivace.core.errors import VivaceError
-from vivace.core.machine import cores
+from vivace.core.machine import cores, timing_key
 from vivace.core.stage import Array, RuntimeOptions, Stage
 from vivace.workflows import stats
 from vivace.workflows.benchmark import measure
@@ -123,6 +123,7 @@ class Prober:
         thread counts. A way that cannot run is infinitely slow."""
         digests = {key: f"{bundle.files[stage.file]} {_how(stage)}" for key, (bundle, stage) in variants.items()}
         key = f"stage seconds {self.bundle.digest} {name} {digests} {self._threads} {self._rounds} {self._brief}"
+        key += f" {timing_key()}"
         found = self._store.json(key, lambda: self._stage_seconds(name, variants))
         return {k: float(v) for k, v in found.items()}
 
@@ -169,7 +170,8 @@ class Prober:
 
         made = [(entry.name, asdict(entry.settings)) for entry in entries]
         measured = f"{self._texts} {self._latency} {self._calibration} {self._threads} {self._rounds} {margin}"
-        return Found(**self._store.json(f"found 4 {__version__} {self.bundle.digest} {made} {measured}", compute))
+        key = f"found 5 {__version__} {self.bundle.digest} {made} {measured} {timing_key()}"
+        return Found(**self._store.json(key, compute))
 
     def loss(self, child: Bundle, margin: float) -> tuple[float, float, bool]:
         """(predicted MOS lost, its standard error over the sentences, whether clips changed their length by more than
@@ -211,6 +213,7 @@ class Prober:
             return float(np.exp(np.mean(logs)))
 
         key = f"share 2 {self.bundle.digest} {child.digest} {self._threads} {self._rounds} {self._latency}"
+        key += f" {timing_key()}"
         return float(self._store.json(key, compute))
 
     def mean(self) -> stats.Interval:

@@ -8,6 +8,7 @@ from vivace.core import registry
 from vivace.core.bundle import Bundle
 from vivace.core.errors import BundleError, UsageError
 
+FILE_RUNTIMES = ("onnxruntime", "torch")  # what tools that load the files compute in
 ONE_FILE = ("{name}.onnx",)  # what a family writes that does not say what it MAKES
 
 
@@ -28,3 +29,9 @@ def export(bundle: Bundle, out: Path, *, to: str = "", overwrite: bool = False) 
             raise BundleError(f"{target} exists; choose another name or pass --force")
     files: list[Path] = family.export(bundle, out)
     return files
+
+
+def unproven(bundle: Bundle) -> str:
+    """Why the evidence of the bundle does not speak for the file that other tools load; "" if nothing says so."""
+    placed = [f"{stage.name} in {stage.runtime}" for stage in bundle.stages if stage.runtime not in FILE_RUNTIMES]
+    return f"{bundle.name} was judged with its {', '.join(placed)}" if bundle.evidence and placed else ""
