@@ -34,7 +34,7 @@ VERBS = {
     "export": "write the model as other tools load it",
     "list": "families, passes, metrics, runtimes and recipes",
 }
-INTERRUPTED = "interrupted; nothing was left half-written (optimize goes on where it was: run it again)"
+INTERRUPTED = {"optimize": "interrupted; run it again and it goes on where it was", "serve": "interrupted"}
 EPILOG = """exit codes: 0 done, 1 failed, 2 wrong usage, 3 done, but nothing was kept or the budget not met,
   130 interrupted
 
@@ -81,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VivaceError as error:
         return _complain(str(error), error.exit_code, args.json)
     except KeyboardInterrupt:
-        return _complain("interrupted" if verb == "serve" else INTERRUPTED, EXIT_INTERRUPTED, args.json)
+        told = INTERRUPTED.get(verb, "interrupted; nothing was left half-written")
+        return _complain(told, EXIT_INTERRUPTED, args.json)
     except BrokenPipeError:  # the reader of our standard output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
